@@ -1,0 +1,1 @@
+//! Tower layers that record every request durably, before and after it happens

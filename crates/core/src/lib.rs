@@ -1,0 +1,1 @@
+//! The vocabulary Portcullis layers share: requests, identities, grants, verdicts, refusals

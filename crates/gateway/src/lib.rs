@@ -1,0 +1,1 @@
+//! The Portcullis gateway: one binary that stacks the layers

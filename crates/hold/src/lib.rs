@@ -1,0 +1,1 @@
+//! A Tower layer that parks a risky request until people decide

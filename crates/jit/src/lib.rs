@@ -1,0 +1,1 @@
+//! Task-scoped grants: OAuth token exchange, scope enforcement, revocation

@@ -1,0 +1,1 @@
+//! Kubernetes for Portcullis: RequestInfo, metav1.Status and the upstream service

@@ -1,0 +1,1 @@
+//! A Tower layer that redacts secret values in streaming responses

@@ -1,0 +1,1 @@
+//! A Tower layer that turns a bearer JWT into a verified identity

@@ -1,0 +1,1 @@
+//! YAML and CEL rules that allow, deny or hold a request

@@ -1,0 +1,1 @@
+//! Where tickets and grants are kept: SQLite

@@ -1,0 +1,1 @@
+//! Sans-I/O codecs for what Kubernetes speaks on the wire

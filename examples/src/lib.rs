@@ -1,0 +1,1 @@
+//! Small programs that embed one Portcullis layer each

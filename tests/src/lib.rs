@@ -1,0 +1,1 @@
+//! End-to-end tests against a real API server through real clients
