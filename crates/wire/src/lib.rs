@@ -1,1 +1,56 @@
-//! Sans-I/O codecs for what Kubernetes speaks on the wire
+//! Sans-I/O codecs for what Kubernetes speaks on the wire.
+//!
+//! `exec`, `attach`, `port-forward`, and watches and logs over WebSocket leave HTTP behind and speak
+//! protocols of their own. Something that sits in between and wants to know, or
+//! change, what passes needs to decode them as the peers do. This crate does that, and nothing else: no
+//! sockets, no runtime, no HTTP types. Bytes are pushed in, events
+//! come out; memory is bounded, whatever the peer does.
+//!
+//! * [`StreamCodec`]: one direction of an upgraded connection, whatever it speaks, for a relay. Start here.
+//! * [`ChannelDecoder`], [`MessageDecoder`], [`WebSocketDecoder`]: the layers below it.
+//! * [`OfferedSubprotocols`]: subprotocol negotiation, and the bearer token that may hide in it.
+//!
+//! A decoder refuses what two real peers would read differently ([`WireErrorKind::Ambiguous`]): what is
+//! recorded and masked here must be what takes effect there.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use portcullis_wire::{Event, Handling, MaskingKeys, StreamCodec, StreamLimits, StreamProtocol, StreamPurpose};
+//!
+//! // The handshake chose `v4.channel.k8s.io` for an exec.
+//! let protocol = StreamProtocol::websocket(Some("v4.channel.k8s.io"), StreamPurpose::RemoteCommand).expect("decoded here");
+//! let keys = MaskingKeys::new(|| [0; 4]); // from a random source, really
+//! let (_to_server, mut to_client) = StreamCodec::pair(&protocol, Handling::Observe, StreamLimits::default(), keys);
+//!
+//! let mut out = Vec::new();
+//! to_client.push(Bytes::from_static(b"\x82\x04\x01hi\n"));
+//! while let Some(unit) = to_client.next_unit()? {
+//!     if let Event::Data { stream, data, .. } = unit.event() {
+//!         println!("{:?} {}", stream.kind, data.escape_ascii()); // Stdout hi\n
+//!     }
+//!     to_client.forward(unit, &mut out)?;
+//! }
+//! assert_eq!(out.concat(), b"\x82\x04\x01hi\n");
+//! # Ok::<(), portcullis_wire::WireError>(())
+//! ```
+
+mod base64_stream;
+mod channel;
+mod codec;
+mod error;
+mod input;
+mod messages;
+mod negotiate;
+mod stream;
+mod websocket;
+
+pub use channel::{ChannelDecoder, ChannelLayout};
+pub use codec::{Handling, StreamCodec, StreamLimits, StreamProtocol, StreamPurpose};
+pub use error::{WireError, WireErrorKind};
+pub use messages::MessageDecoder;
+pub use negotiate::{OfferedSubprotocols, SpdyVersion, Subprotocol, header_list};
+pub use stream::{Direction, Event, Stream, StreamKind, Unit};
+pub use websocket::{
+    CloseReason, FrameEncoder, FrameHeader, FramePart, MaskingKeys, Opcode, WebSocketDecoder,
+    WebSocketLimits, encode_close, encode_frame,
+};
