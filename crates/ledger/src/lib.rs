@@ -1,1 +1,73 @@
-//! An append-only, tamper-evident log: RFC 6962 Merkle tree, tlog-tiles, signed checkpoints
+//! An append-only, tamper-evident log for evidence.
+//!
+//! Records are opaque bytes. They become the leaves of an RFC 6962 Merkle tree, stand in segment files written by one
+//! group-committing writer, and are covered by signed checkpoints (C2SP signed-note, Ed25519), so that anyone with the
+//! public key can tell whether a record was changed, removed, reordered, or cut off since. Synchronous, no HTTP, no
+//! clock of its own, nothing of Kubernetes: useful to whatever has to prove later what it did.
+//!
+//! ```
+//! use portcullis_ledger::{Durability, Ledger, Options, Verifier};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let (ledger, _) = Ledger::open(dir.path(), Options::new("example.com/audit"))?;
+//! let receipt = ledger.writer().append_blocking(b"somebody did something".to_vec(), Durability::Fsync)?;
+//! assert_eq!(receipt.index, 0);
+//! ledger.close();
+//!
+//! let verified = Verifier::open(dir.path())?.run()?;
+//! assert_eq!(verified.size, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Files
+//!
+//! ```text
+//! segments/00000000000000000000.log   entries, named by their first index
+//! bodies/ab/abcdef…                   large things, named by the SHA-256 of their content
+//! checkpoint                          the newest signed checkpoint
+//! key.pem, key.pub                    the private key (owner only) and the public key (C2SP vkey)
+//! lock                                held by the one process that appends
+//! ```
+//!
+//! # What is promised
+//!
+//! * An append that completed with [`Durability::Write`] survives the death of the process; with
+//!   [`Durability::Fsync`] that of the machine.
+//! * A crash leaves at most a torn tail of what was never acknowledged; opening moves it aside and says so in the log.
+//! * When the disk fails, everything is refused, until the ledger has repaired its files by itself.
+//! * Any changed byte, removed, swapped or cut-off record that a checkpoint covers is found, and named. What is newer
+//!   than the newest checkpoint (by default one second) can be cut off unnoticed by someone with access to the files,
+//!   and someone with the private key too can write history anew: send checkpoints elsewhere
+//!   ([`Options::on_checkpoint`]) and verify against those ([`Verifier::knowing`]).
+
+mod bodies;
+mod hash;
+mod ledger;
+mod log;
+mod merkle;
+mod note;
+mod reader;
+mod replay;
+mod segment;
+mod sync;
+mod verify;
+mod write;
+mod writer;
+
+pub use bodies::Bodies;
+pub use hash::{Hash, ParseHashError};
+pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
+pub use merkle::{
+    Frontier, Subtrees, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
+};
+pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use reader::{Entries, Reader};
+pub use replay::{Fault, FaultKind, ReadError};
+pub use segment::{Entry, MAX_RECORD};
+pub use verify::{Verified, Verifier};
+pub use writer::{AppendError, Completion, Durability, Health, Receipt, Slot, Writer};
+
+#[cfg(test)]
+mod tests;

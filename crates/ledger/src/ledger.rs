@@ -1,0 +1,488 @@
+//! Opening a ledger: its files, its key, and what a crash left behind.
+
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::bodies::{Bodies, private, sync_dir};
+use crate::log::Log;
+use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
+use crate::segment;
+use crate::sync::Syncer;
+use crate::verify::{compare, missing, read_checkpoint};
+use crate::write::WriterThread;
+use crate::writer::{Shared, Writer};
+use crate::{Checkpoint, Frontier, Hash, NoteError, Reader, SigningKey, VerifyingKey};
+
+pub(crate) const PUBLIC_KEY: &str = "key.pub";
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// An open ledger: the only writer of its directory. Dropping it writes everything out and signs a last checkpoint.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    reader: Reader,
+    key: VerifyingKey,
+    threads: Vec<JoinHandle<()>>,
+    _lock: File,
+}
+
+/// How a ledger is to be kept.
+pub struct Options {
+    pub(crate) origin: String,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) segment_size: u64,
+    pub(crate) capacity: usize,
+    pub(crate) checkpoint_interval: Duration,
+    pub(crate) retry_interval: Duration,
+    pub(crate) recovery_record: RecoveryRecord,
+    pub(crate) on_checkpoint: Option<OnCheckpoint>,
+    #[cfg(test)]
+    pub(crate) faults: Arc<crate::log::Faults>,
+}
+
+/// Makes the record that tells of a recovery.
+pub(crate) type RecoveryRecord = Box<dyn Fn(&Recovery) -> Vec<u8> + Send>;
+/// Hears each new checkpoint.
+pub(crate) type OnCheckpoint = Box<dyn FnMut(&str) + Send>;
+
+impl Options {
+    /// The defaults for a log named `origin`: by convention a schema-less URL, such as `gateway.example.com/audit`.
+    #[must_use]
+    pub fn new(origin: impl Into<String>) -> Self {
+        Self {
+            origin: origin.into(),
+            key: None,
+            segment_size: 64 * 1024 * 1024,
+            capacity: 65_536,
+            checkpoint_interval: Duration::from_secs(1),
+            retry_interval: Duration::from_millis(250),
+            recovery_record: Box::new(Recovery::to_record),
+            on_checkpoint: None,
+            #[cfg(test)]
+            faults: Arc::default(),
+        }
+    }
+
+    /// Where the private key is: by default `key.pem` in the ledger's directory. Made on first start, readable by its
+    /// owner only.
+    #[must_use]
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key = Some(path.into());
+        self
+    }
+
+    /// After how many bytes a new segment is begun (64 MiB).
+    #[must_use]
+    pub const fn segment_size(mut self, bytes: u64) -> Self {
+        self.segment_size = bytes;
+        self
+    }
+
+    /// How many records may be reserved or waiting at once (65,536). Beyond that, appending is refused.
+    #[must_use]
+    pub const fn capacity(mut self, records: usize) -> Self {
+        self.capacity = records;
+        self
+    }
+
+    /// How old a record may get before a checkpoint covers it (one second).
+    #[must_use]
+    pub const fn checkpoint_interval(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = interval;
+        self
+    }
+
+    /// How often a ledger that cannot write tries whether it can again (250 ms).
+    #[must_use]
+    pub const fn retry_interval(mut self, interval: Duration) -> Self {
+        self.retry_interval = interval;
+        self
+    }
+
+    /// What the log says of a recovery: by default [`Recovery::to_record`]; embedders put it in their own schema.
+    #[must_use]
+    pub fn recovery_record(mut self, make: impl Fn(&Recovery) -> Vec<u8> + Send + 'static) -> Self {
+        self.recovery_record = Box::new(make);
+        self
+    }
+
+    /// Hears each signed checkpoint, so that it can leave the host: whoever has the host can write history anew, but not
+    /// against a checkpoint that is kept elsewhere. Called on a thread of the ledger's own.
+    #[must_use]
+    pub fn on_checkpoint(mut self, hear: impl FnMut(&str) + Send + 'static) -> Self {
+        self.on_checkpoint = Some(Box::new(hear));
+        self
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("origin", &self.origin)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something that went wrong with the storage and has been put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// How many records the log had afterwards: all that were ever acknowledged.
+    pub size: u64,
+    /// What had happened.
+    pub cause: RecoveryCause,
+}
+
+/// What a ledger can recover from by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecoveryCause {
+    /// The process or the machine stopped in the middle of a write. What it had begun is not part of the log; its bytes
+    /// were moved to `kept`.
+    TornTail {
+        /// How many bytes.
+        bytes: u64,
+        /// Their SHA-256.
+        sha256: Hash,
+        /// Where they are now.
+        kept: PathBuf,
+    },
+    /// Writing or flushing failed for a while (no space, a failing disk); everything was refused meanwhile.
+    WriteFailure {
+        /// The operating system's error.
+        error: String,
+    },
+}
+
+impl Recovery {
+    /// The default record: a JSON object of type `ledger.recovered`.
+    #[must_use]
+    pub fn to_record(&self) -> Vec<u8> {
+        let cause = match &self.cause {
+            RecoveryCause::TornTail { bytes, sha256, .. } => {
+                serde_json::json!({"kind": "torn-tail", "bytes": bytes, "sha256": sha256})
+            }
+            RecoveryCause::WriteFailure { error } => {
+                serde_json::json!({"kind": "write-failure", "error": error})
+            }
+        };
+        serde_json::json!({"v": 1, "type": "ledger.recovered", "size": self.size, "cause": cause})
+            .to_string()
+            .into_bytes()
+    }
+}
+
+/// Why a ledger could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A file or directory could not be made, read or written.
+    #[error("ledger: cannot use {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process has it open.
+    #[error("ledger: {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The stored log is not what its checkpoint signed. Nothing was changed: look at it with a verifier, then decide.
+    #[error("ledger: the stored log cannot be trusted, so nothing is appended to it")]
+    Damaged(#[source] Fault),
+    /// The private key is missing, unusable, or readable by others.
+    #[error("ledger: key {}: {what}", path.display())]
+    Key {
+        /// Where it is expected.
+        path: PathBuf,
+        /// What is the matter.
+        what: String,
+    },
+}
+
+impl From<ReadError> for OpenError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Fault(fault) => Self::Damaged(fault),
+            ReadError::Io { path, source } => Self::Io { path, source },
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir`, making it if there is none, and recovers from a crash: what stands after the last
+    /// whole record is moved aside, and a record says so. Every record that was acknowledged is there.
+    ///
+    /// # Errors
+    /// When it is in use, its files cannot be used, or it is not what its own checkpoint signed.
+    pub fn open(dir: impl Into<PathBuf>, options: Options) -> Result<(Self, Option<Recovery>), OpenError> {
+        let dir = dir.into();
+        let segments = dir.join("segments");
+        for dir in [&dir, &segments, &dir.join("bodies")] {
+            make_dir(dir).map_err(cannot_use(dir))?;
+        }
+        let lock = lock(&dir.join("lock"))?;
+        let fresh = segment::list(&segments).map_err(cannot_use(&segments))?.is_empty();
+        let key = signing_key(&dir, &options, fresh)?;
+        if fresh {
+            found(&dir, &segments, &options.origin, &key)?;
+        }
+        let checkpoint = read_checkpoint(&dir, key.verifying_key())?;
+        let (mut log, recovery) = resume(&segments, &checkpoint, &options)?;
+        if let Some(recovery) = &recovery {
+            log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
+        }
+
+        let shared = Arc::new(Shared::new(options.capacity, &log, checkpoint.size));
+        let public = key.verifying_key().clone();
+        let interval = options.checkpoint_interval;
+        let syncer = Syncer::new(shared.clone(), dir.clone(), key, interval, options.on_checkpoint, &log);
+        let writer = WriterThread::new(shared.clone(), log, options.retry_interval, options.recovery_record);
+        let mut ledger =
+            Self { shared, reader: Reader::new(dir.clone()), key: public, threads: Vec::new(), _lock: lock };
+        for (name, run) in [
+            ("ledger-write", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
+            ("ledger-sync", Box::new(move || syncer.run())),
+        ] {
+            let thread =
+                std::thread::Builder::new().name(name.into()).spawn(run).map_err(cannot_use(&dir))?;
+            ledger.threads.push(thread);
+        }
+        Ok((ledger, recovery))
+    }
+
+    /// A handle for appending.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer::new(self.shared.clone())
+    }
+
+    /// A handle for reading, also while it is being written.
+    #[must_use]
+    pub const fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The bodies stored beside the log.
+    #[must_use]
+    pub fn bodies(&self) -> Bodies {
+        self.reader.bodies()
+    }
+
+    /// The public key that checkpoints are signed with.
+    #[must_use]
+    pub const fn verifying_key(&self) -> &VerifyingKey {
+        &self.key
+    }
+
+    /// Makes everything written so far durable, and signs and stores a checkpoint of it. Blocks.
+    ///
+    /// # Errors
+    /// When that cannot be done now.
+    pub fn checkpoint(&self) -> Result<Checkpoint, crate::AppendError> {
+        self.shared.checkpoint()
+    }
+
+    /// Writes out what has been accepted, signs a last checkpoint and stops. Later appends are refused.
+    pub fn close(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.shared.close();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has already made the ledger refuse everything.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger")
+            .field("dir", &self.reader.dir())
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The first segment and the checkpoint of an empty log.
+fn found(dir: &Path, segments: &Path, origin: &str, key: &SigningKey) -> Result<(), OpenError> {
+    let path = dir.join(CHECKPOINT);
+    if path.exists() {
+        // Records were signed once, and now there are none.
+        let checkpoint = read_checkpoint(dir, key.verifying_key())?;
+        if checkpoint.size > 0 {
+            let detail = format!("the log is gone, but had {} records", checkpoint.size);
+            let file = segments.to_owned();
+            return Err(OpenError::Damaged(Fault {
+                kind: FaultKind::RolledBack,
+                index: 0,
+                file,
+                offset: 0,
+                detail,
+            }));
+        }
+    }
+    let root = Frontier::new().root();
+    let note = Checkpoint { origin: origin.to_owned(), size: 0, root }.sign(key).map_err(key_error(&path))?;
+    replace(&path, note.as_bytes()).map_err(cannot_use(&path))?;
+    Log::create(segments, origin, &Frontier::new(), Hash::NO_LINK).map_err(cannot_use(segments))?;
+    Ok(())
+}
+
+/// Reads the log's end, checks it against the checkpoint, and makes it ready to be appended to.
+fn resume(
+    segments: &Path,
+    checkpoint: &Checkpoint,
+    options: &Options,
+) -> Result<(Log, Option<Recovery>), OpenError> {
+    let list = segment::list(segments).map_err(cannot_use(segments))?;
+    let mut torn = None;
+    let start = list.iter().rev().find(|(first, _)| *first <= checkpoint.size);
+    let Some((first, path)) = start else {
+        let (file, detail) = (segments.to_owned(), "the first segment is gone".to_owned());
+        return Err(OpenError::Damaged(Fault {
+            kind: FaultKind::Removed,
+            index: 0,
+            file,
+            offset: 0,
+            detail,
+        }));
+    };
+    let mut replay = Replay::open(segments, path, *first)?;
+    if replay.segment.header.origin != options.origin {
+        let detail =
+            format!("it belongs to the log {}, not {}", replay.segment.header.origin, options.origin);
+        return Err(OpenError::Damaged(replay.fault(FaultKind::Edited, detail)));
+    }
+    let damage = loop {
+        if replay.tree.size() == checkpoint.size {
+            compare(&replay, checkpoint).map_err(OpenError::Damaged)?;
+        }
+        match replay.next()? {
+            Next::Entry(_) => {}
+            Next::Tail(damage) => break damage,
+        }
+    };
+    if replay.tree.size() < checkpoint.size {
+        return Err(OpenError::Damaged(missing(&replay, damage, checkpoint)));
+    }
+    let path = replay.segment.path.clone();
+    let file = File::options().append(true).read(true).open(&path).map_err(cannot_use(&path))?;
+    if damage.is_some() {
+        torn = Some(set_aside(&path, replay.segment.offset)?);
+        file.set_len(replay.segment.offset).and_then(|()| file.sync_all()).map_err(cannot_use(&path))?;
+    }
+    sync_dir(segments).map_err(cannot_use(segments))?;
+    let recovery = torn.map(|cause| Recovery { size: replay.tree.size(), cause });
+    Ok((Log::new(segments, file, replay, options), recovery))
+}
+
+/// Copies what stands in `path` from `offset` on to a file beside it: recovery never destroys evidence.
+fn set_aside(path: &Path, offset: u64) -> Result<RecoveryCause, OpenError> {
+    let tail =
+        fs::read(path).map_err(cannot_use(path))?.split_off(usize::try_from(offset).unwrap_or(usize::MAX));
+    let (bytes, sha256) = (tail.len() as u64, Hash::of(&tail));
+    let kept = path.with_extension(format!("torn-{offset}-{}", &sha256.to_string()[..8]));
+    replace(&kept, &tail).map_err(cannot_use(&kept))?;
+    Ok(RecoveryCause::TornTail { bytes, sha256, kept })
+}
+
+fn signing_key(dir: &Path, options: &Options, fresh: bool) -> Result<SigningKey, OpenError> {
+    let path = options.key.clone().unwrap_or_else(|| dir.join("key.pem"));
+    let error = |what: &str| OpenError::Key { path: path.clone(), what: what.to_owned() };
+    let key = match fs::read_to_string(&path) {
+        Ok(pem) => {
+            if others_may_read(&path).map_err(cannot_use(&path))? {
+                return Err(error("others than its owner may read it: chmod 600 it, or replace it"));
+            }
+            SigningKey::from_pem(&options.origin, &pem).map_err(key_error(&path))?
+        }
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound && fresh => {
+            let key = SigningKey::generate(&options.origin).map_err(key_error(&path))?;
+            let pem = key.to_pem().map_err(key_error(&path))?;
+            replace(&path, pem.as_bytes()).map_err(cannot_use(&path))?;
+            key
+        }
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            return Err(error(
+                "it is gone, but the log has records signed with it: restore it from a backup",
+            ));
+        }
+        Err(other) => return Err(cannot_use(&path)(other)),
+    };
+    let public = dir.join(PUBLIC_KEY);
+    let line = format!("{}\n", key.verifying_key());
+    match fs::read_to_string(&public) {
+        Ok(found) if found == line => {}
+        Ok(_) if !fresh => {
+            return Err(error("it is not the key of this log (see key.pub), or the origin was changed"));
+        }
+        _ => replace(&public, line.as_bytes()).map_err(cannot_use(&public))?,
+    }
+    Ok(key)
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = private(File::options().create(true).truncate(false).write(true))
+        .open(path)
+        .map_err(cannot_use(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(cannot_use(path)(error)),
+    }
+}
+
+/// Puts `bytes` at `path` in one step: readers see the old file or the new one, also after a crash.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_name(path, bytes)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// The same, but after a power cut it may be the old file still.
+pub(crate) fn replace_name(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = private(File::options().write(true).create(true).truncate(true)).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+fn others_may_read(path: &Path) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path)?.permissions());
+        Ok(mode & 0o077 != 0)
+    }
+    #[cfg(not(unix))]
+    fs::metadata(path).map(|_| false)
+}
+
+fn cannot_use(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::Io { path: path.to_owned(), source }
+}
+
+fn key_error(path: &Path) -> impl Fn(NoteError) -> OpenError {
+    move |error| OpenError::Key { path: path.to_owned(), what: error.to_string() }
+}

@@ -1,0 +1,188 @@
+//! The log as its one writer holds it: the open segment, the tree's frontier, the hash chain.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::ledger::{Options, replace};
+use crate::replay::Replay;
+use crate::segment::{self, Header, Parsed, parse_entry};
+use crate::{Frontier, Hash, Receipt};
+
+pub(crate) struct Log {
+    segments: PathBuf,
+    origin: String,
+    segment_size: u64,
+    pub(crate) segment: Segment,
+    pub(crate) tree: Frontier,
+    link: Hash,
+    disk: Disk,
+}
+
+/// The segment that is being appended to.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    pub(crate) path: Arc<Path>,
+    pub(crate) file: Arc<File>,
+    /// Where the last whole group ends.
+    pub(crate) end: u64,
+}
+
+/// A run of bytes that has been written but not flushed. It begins and ends between two entries.
+#[derive(Clone)]
+pub(crate) struct Dirty {
+    pub(crate) segment: Segment,
+    pub(crate) from: u64,
+}
+
+impl Log {
+    /// Goes on where `replay` has arrived.
+    pub(crate) fn new(segments: &Path, file: File, replay: Replay, options: &Options) -> Self {
+        let Replay { segment, tree, link, .. } = replay;
+        let open = Segment { path: segment.path, file: Arc::new(file), end: segment.offset };
+        Self {
+            segments: segments.to_owned(),
+            origin: options.origin.clone(),
+            segment_size: options.segment_size,
+            segment: open,
+            tree,
+            link,
+            disk: Disk::new(options),
+        }
+    }
+
+    /// Makes an empty segment, durable before it can be seen: a segment never has half a header.
+    pub(crate) fn create(segments: &Path, origin: &str, tree: &Frontier, link: Hash) -> io::Result<PathBuf> {
+        let path = segments.join(segment::file_name(tree.size()));
+        let frontier = tree.nodes().to_vec();
+        let header = Header { origin: origin.to_owned(), first: tree.size(), frontier, link };
+        replace(&path, &header.encode()?)?;
+        Ok(path)
+    }
+
+    /// Writes `records` with one call to the kernel. When that fails, the log is as it was before.
+    pub(crate) fn append<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+        receipts: &mut Vec<Receipt>,
+    ) -> io::Result<()> {
+        let (mut tree, mut link, mut bytes) = (self.tree.clone(), self.link, Vec::new());
+        for record in records {
+            let leaf = Hash::leaf(record);
+            link = Hash::link(link, leaf);
+            segment::encode_entry(&mut bytes, tree.size(), link, record);
+            receipts.push(Receipt { index: tree.size(), leaf });
+            tree.push(leaf);
+        }
+        if let Err(error) = self.disk.write(&self.segment.file, &bytes) {
+            // Half a group may be there. If it cannot be cut off now, repairing does it before anything else is written.
+            let _ = self.segment.file.set_len(self.segment.end);
+            receipts.clear();
+            return Err(error);
+        }
+        self.segment.end += bytes.len() as u64;
+        (self.tree, self.link) = (tree, link);
+        Ok(())
+    }
+
+    /// Appends one record and flushes it: for the ledger's own records while nothing else is going on.
+    pub(crate) fn append_one(&mut self, record: &[u8]) -> io::Result<()> {
+        self.append([record].into_iter(), &mut Vec::new())?;
+        self.disk.sync(&self.segment.file)
+    }
+
+    /// Begins a new segment when the present one is large enough, and says so.
+    pub(crate) fn rotate_if_full(&mut self) -> io::Result<bool> {
+        if self.segment.end < self.segment_size {
+            return Ok(false);
+        }
+        // Flushed first, so that only the last segment can ever have a torn tail.
+        self.disk.sync(&self.segment.file)?;
+        let path = Self::create(&self.segments, &self.origin, &self.tree, self.link)?;
+        let file = File::options().append(true).read(true).open(&path)?;
+        let end = file.metadata()?.len();
+        self.segment = Segment { path: path.into(), file: Arc::new(file), end };
+        Ok(true)
+    }
+
+    /// Flushes what is dirty.
+    pub(crate) fn disk(&self) -> Disk {
+        self.disk.clone()
+    }
+
+    /// After a failure: makes the files hold exactly what was written, durably.
+    ///
+    /// A failed flush may have marked pages clean that never reached the disk, and a second flush would then succeed
+    /// without writing them. So what is dirty is read back, checked, written again, and only then flushed.
+    pub(crate) fn repair(&self, dirty: &[Dirty]) -> io::Result<()> {
+        for Dirty { segment, from } in dirty {
+            let mut bytes = Vec::new();
+            let mut file = File::options().read(true).write(true).open(&segment.path)?;
+            file.seek(SeekFrom::Start(*from))?;
+            (&mut file).take(segment.end - from).read_to_end(&mut bytes)?;
+            if !whole_entries(&bytes) || bytes.len() as u64 != segment.end - from {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "records that were written are gone from the disk",
+                ));
+            }
+            file.seek(SeekFrom::Start(*from))?;
+            self.disk.write(&file, &bytes)?;
+            file.set_len(segment.end)?;
+            self.disk.sync(&file)?;
+        }
+        self.segment.file.set_len(self.segment.end)?;
+        self.disk.sync(&self.segment.file)
+    }
+}
+
+fn whole_entries(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Parsed::Entry { record, .. } = parse_entry(bytes) else { return false };
+        bytes = &bytes[segment::entry_size(record.len())..];
+    }
+    true
+}
+
+/// The two calls that can fail while running, in one place so that tests can make them fail.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    #[cfg(test)]
+    faults: Arc<Faults>,
+}
+
+impl Disk {
+    #[cfg_attr(not(test), expect(unused_variables, reason = "only tests inject faults"))]
+    fn new(options: &Options) -> Self {
+        Self {
+            #[cfg(test)]
+            faults: options.faults.clone(),
+        }
+    }
+
+    pub(crate) fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if self.faults.write.load(std::sync::atomic::Ordering::SeqCst) {
+            // As a full disk does: some of it is written, then no more.
+            file.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all(bytes)
+    }
+
+    pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(io::Error::other("input/output error"));
+        }
+        file.sync_data()
+    }
+}
+
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Faults {
+    pub(crate) write: std::sync::atomic::AtomicBool,
+    pub(crate) sync: std::sync::atomic::AtomicBool,
+}

@@ -1,0 +1,125 @@
+//! Reading records back, also while a writer appends.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::bodies::Bodies;
+use crate::replay::{Fault, FaultKind, ReadError, open_segment};
+use crate::segment::{self, Entry, SegmentReader, Step};
+use crate::{Frontier, Hash, Subtrees};
+
+/// A stored log, opened for reading. Takes no lock: the log may be in use.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    dir: PathBuf,
+}
+
+impl Reader {
+    /// Reads the ledger in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The entries from `index` on.
+    ///
+    /// # Errors
+    /// When the segments cannot be listed or read, or the ledger has none.
+    pub fn entries(&self, index: u64) -> Result<Entries, ReadError> {
+        let segments = self.dir.join("segments");
+        let list = segment::list(&segments).map_err(ReadError::io(&segments))?;
+        let before = list.iter().rev().find(|(first, _)| *first <= index).or_else(|| list.first());
+        let Some((first, path)) = before else {
+            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no segments: is this a ledger?");
+            return Err(ReadError::io(&segments)(missing));
+        };
+        Ok(Entries { segment: open_segment(path, *first)?, segments, next: *first, from: index })
+    }
+
+    /// The bodies stored beside the log.
+    #[must_use]
+    pub fn bodies(&self) -> Bodies {
+        Bodies::new(self.dir.join("bodies"))
+    }
+
+    /// The ledger's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Subtrees for Reader {
+    type Error = ReadError;
+
+    fn subtree(&self, leaves: Range<u64>) -> Result<Hash, ReadError> {
+        let mut tree = Frontier::new();
+        let mut entries = self.entries(leaves.start)?;
+        while tree.size() < leaves.end - leaves.start {
+            match entries.next() {
+                Some(entry) => tree.push(entry?.leaf()),
+                None => {
+                    return Err(entries
+                        .fault(FaultKind::Truncated, "the log ends before this record")
+                        .into());
+                }
+            }
+        }
+        Ok(tree.root())
+    }
+}
+
+/// The entries of a log, in order.
+///
+/// At the log's present end `next` answers `None`; called again later it goes on with what has been appended since,
+/// which is how a log is followed. Entries are checked for whole bytes and order, not against the tree: that is
+/// [`Verifier`](crate::Verifier)'s work. After an error it stays where it is.
+#[derive(Debug)]
+pub struct Entries {
+    segments: PathBuf,
+    segment: SegmentReader,
+    next: u64,
+    from: u64,
+}
+
+impl Iterator for Entries {
+    type Item = Result<Entry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.segment.step() {
+                Err(source) => return Some(Err(ReadError::io(&self.segment.path)(source))),
+                Ok(Step::Bad(why)) => return Some(Err(self.fault(FaultKind::Edited, why).into())),
+                Ok(Step::Entry(entry)) if entry.index != self.next => {
+                    let detail = format!("record {} stands where record {} should", entry.index, self.next);
+                    return Some(Err(self.fault(FaultKind::Removed, &detail).into()));
+                }
+                Ok(Step::Entry(entry)) => {
+                    self.next += 1;
+                    if entry.index >= self.from {
+                        return Some(Ok(entry));
+                    }
+                }
+                Ok(Step::Partial) => return None,
+                Ok(Step::End) => {
+                    // A segment is complete once its successor, named by the next entry, exists.
+                    let path = self.segments.join(segment::file_name(self.next));
+                    if path == *self.segment.path || !path.exists() {
+                        return None;
+                    }
+                    match open_segment(&path, self.next) {
+                        Ok(segment) => self.segment = segment,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Entries {
+    fn fault(&self, kind: FaultKind, detail: &str) -> Fault {
+        let (file, offset) = (self.segment.path.to_path_buf(), self.segment.offset);
+        Fault { kind, index: self.next, file, offset, detail: detail.to_owned() }
+    }
+}

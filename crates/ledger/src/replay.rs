@@ -1,0 +1,212 @@
+//! Walking a ledger from a segment on while recomputing tree and chain: what opening and verifying have in common.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::segment::{self, Entry, HeaderError, SegmentReader, Step};
+use crate::{Frontier, Hash};
+
+/// What is wrong with a stored log, and where it first shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The kind of damage.
+    pub kind: FaultKind,
+    /// The first entry that cannot be trusted.
+    pub index: u64,
+    /// The file in which it shows.
+    pub file: PathBuf,
+    /// Where in that file, in bytes from its beginning.
+    pub offset: u64,
+    /// What exactly does not fit.
+    pub detail: String,
+}
+
+/// The kinds of damage a verifier tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// Bytes were changed.
+    Edited,
+    /// One or more entries, or a whole segment, are gone from the middle.
+    Removed,
+    /// Entries stand in another order.
+    Reordered,
+    /// The log ends within an entry.
+    Truncated,
+    /// The log is shorter than a checkpoint says it was.
+    RolledBack,
+    /// Everything fits together, but it is not what the checkpoint signed: history was written anew.
+    Rewritten,
+    /// A checkpoint is missing, malformed, of another log, or not signed by the log's key.
+    Checkpoint,
+}
+
+impl FaultKind {
+    /// One lower-case word, for output and exit messages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Edited => "edited",
+            Self::Removed => "removed",
+            Self::Reordered => "reordered",
+            Self::Truncated => "truncated",
+            Self::RolledBack => "rolled back",
+            Self::Rewritten => "rewritten",
+            Self::Checkpoint => "checkpoint not acceptable",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, index, file, offset, detail } = self;
+        write!(f, "record {index} at {}:{offset}: {}: {detail}", file.display(), kind.as_str())
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// A fault, or that the files could not be read at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The log is not what it was.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ReadError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Entry(Entry),
+    /// The log's end, with what follows the last whole entry, if anything does.
+    Tail(Option<Fault>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Replay {
+    segments: PathBuf,
+    pub(crate) segment: SegmentReader,
+    pub(crate) tree: Frontier,
+    pub(crate) link: Hash,
+}
+
+impl Replay {
+    /// Begins with the segment at `path`, taking its header's word for what came before.
+    pub(crate) fn open(segments: &Path, path: &Path, first: u64) -> Result<Self, ReadError> {
+        let segment = open_segment(path, first)?;
+        let tree = segment.header.tree().unwrap_or_default();
+        let link = segment.header.link;
+        Ok(Self { segments: segments.to_owned(), segment, tree, link })
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Next, ReadError> {
+        loop {
+            let step = self.segment.step().map_err(ReadError::io(&self.segment.path))?;
+            let why = match step {
+                Step::Entry(entry) => return self.accept(entry).map(Next::Entry),
+                Step::End => None,
+                Step::Partial => Some((FaultKind::Truncated, "the file ends within this record")),
+                Step::Bad(why) => Some((FaultKind::Edited, why)),
+            };
+            let fault = why.map(|(kind, why)| self.fault(kind, why));
+            let next = self.segments.join(segment::file_name(self.tree.size()));
+            let goes_on = next != *self.segment.path && next.exists();
+            match fault {
+                None if goes_on => self.enter(&next)?,
+                // The last segment may have a torn tail; one with a successor was finished before that was begun.
+                fault => {
+                    let later = segment::list(&self.segments).map_err(ReadError::io(&self.segments))?;
+                    if later.last().is_none_or(|(first, _)| *first <= self.segment.header.first) {
+                        return Ok(Next::Tail(fault));
+                    }
+                    return Err(fault
+                        .unwrap_or_else(|| {
+                            self.fault(FaultKind::Removed, "the records up to the next segment are gone")
+                        })
+                        .into());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn fault(&self, kind: FaultKind, detail: impl Into<String>) -> Fault {
+        Fault {
+            kind,
+            index: self.tree.size(),
+            file: self.segment.path.to_path_buf(),
+            offset: self.segment.offset,
+            detail: detail.into(),
+        }
+    }
+
+    fn accept(&mut self, entry: Entry) -> Result<Entry, ReadError> {
+        let expected = self.tree.size();
+        let fault = |kind, detail: String| {
+            let (index, file, offset) = (expected, entry.file.to_path_buf(), entry.offset);
+            ReadError::Fault(Fault { kind, index, file, offset, detail })
+        };
+        if entry.index != expected {
+            let found = format!("record {} stands where record {expected} should", entry.index);
+            return Err(match entry.index > expected && !self.occurs_later(expected)? {
+                true => fault(FaultKind::Removed, format!("{found}, which is gone")),
+                false => fault(FaultKind::Reordered, found),
+            });
+        }
+        let leaf = entry.leaf();
+        let link = Hash::link(self.link, leaf);
+        if link != entry.link {
+            return Err(fault(FaultKind::Edited, "it does not continue the hash chain".into()));
+        }
+        self.tree.push(leaf);
+        self.link = link;
+        Ok(entry)
+    }
+
+    fn occurs_later(&mut self, index: u64) -> Result<bool, ReadError> {
+        while let Step::Entry(entry) = self.segment.step().map_err(ReadError::io(&self.segment.path))? {
+            if entry.index == index {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn enter(&mut self, path: &Path) -> Result<(), ReadError> {
+        let segment = open_segment(path, self.tree.size())?;
+        if segment.header.tree().as_ref() != Some(&self.tree) || segment.header.link != self.link {
+            let detail = "the segment does not continue the one before it".to_owned();
+            let (index, file) = (self.tree.size(), path.to_owned());
+            return Err(Fault { kind: FaultKind::Edited, index, file, offset: 0, detail }.into());
+        }
+        self.segment = segment;
+        Ok(())
+    }
+}
+
+/// Opens the segment at `path`, whose first entry has index `first`.
+pub(crate) fn open_segment(path: &Path, first: u64) -> Result<SegmentReader, ReadError> {
+    SegmentReader::open(path).map_err(|error| match error {
+        HeaderError::Io(source) => ReadError::io(path)(source),
+        HeaderError::Damaged(detail) => {
+            let (file, detail) = (path.to_owned(), detail.to_owned());
+            Fault { kind: FaultKind::Edited, index: first, file, offset: 0, detail }.into()
+        }
+    })
+}

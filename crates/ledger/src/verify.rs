@@ -1,0 +1,158 @@
+//! Proving a stored log to be what its checkpoints signed, or naming the first record that is not.
+
+use std::path::{Path, PathBuf};
+
+use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
+use crate::segment::{self, Entry};
+use crate::{Checkpoint, Hash, NoteError, VerifyingKey, ledger};
+
+/// Reads a whole log, recomputes its tree, and compares that with the log's checkpoint and with any the caller knows.
+///
+/// The ledger may be in use meanwhile. What was appended after the newest checkpoint is checked for whole bytes and an
+/// unbroken hash chain, but nothing yet vouches that it has not been cut off.
+#[derive(Debug)]
+pub struct Verifier {
+    dir: PathBuf,
+    key: VerifyingKey,
+    known: Vec<Checkpoint>,
+}
+
+/// A log that is what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// How many records there are.
+    pub size: u64,
+    /// The Merkle tree's root over them.
+    pub root: Hash,
+    /// The log's own newest checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Bytes after the last whole record: a write under way, or one that a crash cut short. Never part of the log.
+    pub torn: bool,
+}
+
+impl Verifier {
+    /// Verifies the ledger in `dir` with the public key that lies there.
+    ///
+    /// That finds whatever happened to the files by accident or by someone without the private key. Against someone who
+    /// has both, verify with a key ([`Verifier::with_key`]) and a checkpoint ([`Verifier::knowing`]) kept elsewhere.
+    ///
+    /// # Errors
+    /// When there is no public key, or it is malformed.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, ReadError> {
+        let dir = dir.into();
+        let path = dir.join(ledger::PUBLIC_KEY);
+        let text = std::fs::read_to_string(&path).map_err(ReadError::io(&path))?;
+        let key = text.parse().map_err(|error| unacceptable(&path, &error))?;
+        Ok(Self::with_key(dir, key))
+    }
+
+    /// Verifies the ledger in `dir` with a public key from elsewhere.
+    #[must_use]
+    pub fn with_key(dir: impl Into<PathBuf>, key: VerifyingKey) -> Self {
+        Self { dir: dir.into(), key, known: Vec::new() }
+    }
+
+    /// Also demands that the log contain what this checkpoint, kept elsewhere, signed.
+    ///
+    /// # Errors
+    /// When the note is not signed by the log's key.
+    pub fn knowing(mut self, note: &str) -> Result<Self, NoteError> {
+        self.known.push(Checkpoint::verify(note, &self.key)?);
+        Ok(self)
+    }
+
+    /// Verifies everything.
+    ///
+    /// # Errors
+    /// The first fault, or that a file cannot be read.
+    pub fn run(self) -> Result<Verified, ReadError> {
+        self.run_with(|_| {})
+    }
+
+    /// Verifies everything, showing each record that has been accepted so far (for progress, or to check what is inside).
+    ///
+    /// # Errors
+    /// The first fault, or that a file cannot be read.
+    pub fn run_with(self, mut each: impl FnMut(&Entry)) -> Result<Verified, ReadError> {
+        // First the checkpoint, then the records: a log in use only grows between the two.
+        let checkpoint = read_checkpoint(&self.dir, &self.key)?;
+        let mut known = self.known;
+        known.push(checkpoint.clone());
+        known.sort_by_key(|checkpoint| checkpoint.size);
+
+        let segments = self.dir.join("segments");
+        let list = segment::list(&segments).map_err(ReadError::io(&segments))?;
+        if list.first().is_none_or(|(first, _)| *first != 0) {
+            let (file, detail) =
+                (segments.join(segment::file_name(0)), "the first segment is gone".to_owned());
+            return Err(Fault { kind: FaultKind::Removed, index: 0, file, offset: 0, detail }.into());
+        }
+        let mut replay = Replay::open(&segments, &list[0].1, 0)?;
+        let mut due = known.iter().peekable();
+        loop {
+            while let Some(checkpoint) = due.next_if(|checkpoint| checkpoint.size == replay.tree.size()) {
+                compare(&replay, checkpoint)?;
+            }
+            match replay.next()? {
+                Next::Entry(entry) => each(&entry),
+                Next::Tail(damage) => {
+                    if let Some(checkpoint) = due.next_back() {
+                        return Err(missing(&replay, damage, checkpoint).into());
+                    }
+                    let torn = match damage {
+                        Some(fault) if fault.kind != FaultKind::Truncated => return Err(fault.into()),
+                        damage => damage.is_some(),
+                    };
+                    let (size, root) = (replay.tree.size(), replay.tree.root());
+                    return Ok(Verified { size, root, checkpoint, torn });
+                }
+            }
+        }
+    }
+}
+
+/// The log's own checkpoint, signature checked.
+pub(crate) fn read_checkpoint(dir: &Path, key: &VerifyingKey) -> Result<Checkpoint, ReadError> {
+    let path = dir.join(ledger::CHECKPOINT);
+    let note = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
+        std::io::ErrorKind::InvalidData => {
+            checkpoint_fault(&path, "the checkpoint is not text".into()).into()
+        }
+        _ => ReadError::io(&path)(source),
+    })?;
+    let checkpoint = Checkpoint::verify(&note, key).map_err(|error| unacceptable(&path, &error))?;
+    if checkpoint.origin != key.name() {
+        return Err(checkpoint_fault(&path, format!("it is of the log {}", checkpoint.origin)).into());
+    }
+    Ok(checkpoint)
+}
+
+/// Whether what has been read so far is what `checkpoint`, of the same size, signed.
+pub(crate) fn compare(replay: &Replay, checkpoint: &Checkpoint) -> Result<(), Fault> {
+    if replay.tree.root() == checkpoint.root {
+        return Ok(());
+    }
+    let detail = format!("the first {} records are not those that the checkpoint signed", checkpoint.size);
+    Err(Fault { index: checkpoint.size.saturating_sub(1), ..replay.fault(FaultKind::Rewritten, detail) })
+}
+
+/// The log ends before `checkpoint`.
+pub(crate) fn missing(replay: &Replay, damage: Option<Fault>, checkpoint: &Checkpoint) -> Fault {
+    damage.unwrap_or_else(|| {
+        let (found, size) = (replay.tree.size(), checkpoint.size);
+        replay.fault(
+            FaultKind::RolledBack,
+            format!("the log ends here, but had {size} records; it has {found}"),
+        )
+    })
+}
+
+fn unacceptable(path: &Path, error: &NoteError) -> Fault {
+    checkpoint_fault(path, error.to_string())
+}
+
+fn checkpoint_fault(path: &Path, detail: String) -> Fault {
+    Fault { kind: FaultKind::Checkpoint, index: 0, file: path.to_owned(), offset: 0, detail }
+}
