@@ -32,6 +32,7 @@ mod classify;
 mod clock;
 mod commit;
 mod connection;
+mod credential;
 mod event;
 mod grant;
 mod identity;
@@ -49,6 +50,7 @@ pub use classify::{Classifier, HttpClassifier};
 pub use clock::{Clock, SharedClock, SystemClock, Timestamp};
 pub use commit::{AuditId, CommitHook, CommitHooks, Committed, IntentLookup, Receipt};
 pub use connection::Connection;
+pub use credential::BearerToken;
 pub use event::{Event, EventKind, EventSink, MemorySink, RecordError};
 pub use grant::{Grant, ResourceRule};
 pub use identity::{
