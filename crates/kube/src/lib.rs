@@ -1,1 +1,5 @@
-//! Kubernetes for Portcullis: RequestInfo, metav1.Status and the upstream service
+//! Kubernetes for Portcullis.
+
+mod classify;
+
+pub use classify::{KubeClassifier, UpstreamTarget};
