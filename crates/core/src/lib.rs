@@ -43,6 +43,7 @@ mod request_info;
 mod stream;
 mod trail;
 mod verdict;
+mod words;
 
 pub use approval::Approval;
 pub use body::{Body, BoxError, BufferedBody};
