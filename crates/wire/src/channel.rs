@@ -18,7 +18,7 @@ use bytes::{Buf as _, Bytes};
 use crate::base64_stream::Base64Stream;
 use crate::error::WireError;
 use crate::negotiate::Subprotocol;
-use crate::stream::{Direction, Event, Place, Stream, StreamKind, Unit};
+use crate::stream::{Direction, Event, Layer, Place, Stream, StreamKind, Unit};
 use crate::websocket::{CloseReason, FrameEncoder, FramePart, Opcode, WebSocketDecoder, WebSocketLimits};
 
 const CODEC: &str = "channel";
@@ -158,12 +158,12 @@ impl ChannelDecoder {
                 "a fragmented message from a client, which the API server reads as several",
             ));
         }
-        let (place, text, end) = (place(&part), part.message == Opcode::Text, part.ends_message());
+        let (place, layer, end) = (place(&part), layer(&part), part.ends_message());
         let (mut payload, original) = (part.payload, part.original);
         let stream = match self.current.take() {
             Some(stream) => stream,
             None if payload.is_empty() => {
-                return Ok(Unit::new(Event::Control, original, place).with_text(text));
+                return Ok(Unit::new(Event::Control, original, place).of(layer));
             }
             None => {
                 let channel = payload.get_u8();
@@ -172,7 +172,7 @@ impl ChannelDecoder {
                     && !self.subprotocol.is_base64()
                 {
                     let event = self.close_signal(&payload, place)?;
-                    return Ok(Unit::new(event, original, place).with_text(text));
+                    return Ok(Unit::new(event, original, place).of(layer));
                 }
                 self.stream(channel)?
             }
@@ -189,7 +189,7 @@ impl ChannelDecoder {
             Event::Data { stream: stream.clone(), data, end_of_message: end, fin: false }
         };
         self.current = (!end).then_some(stream);
-        Ok(Unit::new(event, original, place).with_text(text))
+        Ok(Unit::new(event, original, place).of(layer))
     }
 
     fn stream(&self, channel: u8) -> Result<Stream, WireError> {
@@ -283,4 +283,8 @@ pub(crate) fn place(part: &FramePart) -> Place {
         (_, true) => Place::LastPart,
         (_, false) => Place::Part,
     }
+}
+
+pub(crate) fn layer(part: &FramePart) -> Layer {
+    if part.message == Opcode::Text { Layer::Text } else { Layer::Binary }
 }

@@ -5,8 +5,10 @@ use bytes::Bytes;
 use crate::channel::{ChannelDecoder, ChannelEncoder, ChannelLayout};
 use crate::error::WireError;
 use crate::messages::{MessageDecoder, MessageEncoder, message_stream};
-use crate::negotiate::Subprotocol;
-use crate::stream::{Direction, Event, Place, Stream, StreamKind, Unit};
+use crate::negotiate::{SpdyVersion, Subprotocol};
+use crate::spdy::{SpdyLayout, SpdyLimits, SpdyStreamDecoder, encode_data, encode_goaway};
+use crate::stream::{Direction, Event, Layer, Place, Stream, StreamKind, Unit};
+use crate::tunnel::Tunnel;
 use crate::websocket::{FrameEncoder, MaskingKeys, Opcode, WebSocketLimits, encode_close};
 
 const CODEC: &str = "stream";
@@ -27,6 +29,10 @@ pub enum StreamProtocol {
         /// Whether payloads are base64.
         base64: bool,
     },
+    /// SPDY/3.1.
+    Spdy(SpdyLayout),
+    /// SPDY/3.1 inside of WebSocket binary messages (`SPDY/3.1+portforward.k8s.io`).
+    SpdyTunnel(SpdyLayout),
 }
 
 /// What an upgrade is for; with the negotiated subprotocol it gives the [`StreamProtocol`].
@@ -59,12 +65,33 @@ impl StreamProtocol {
         };
         match purpose {
             StreamPurpose::RemoteCommand => channels(ChannelLayout::RemoteCommand),
+            StreamPurpose::PortForward(_) if named == Some(Subprotocol::PortForwardTunnel) => {
+                Some(Self::SpdyTunnel(SpdyLayout::PortForward))
+            }
             StreamPurpose::PortForward(ports) => channels(ChannelLayout::PortForward(ports)),
             StreamPurpose::Messages => match named.unwrap_or(Subprotocol::Binary) {
                 Subprotocol::Binary => Some(Self::Messages { base64: false }),
                 Subprotocol::Base64Binary => Some(Self::Messages { base64: true }),
                 _ => None,
             },
+        }
+    }
+
+    /// The protocol after an upgrade to SPDY/3.1 that chose `version` (`X-Stream-Protocol-Version` of the
+    /// response; `None`: it had
+    /// none, which means version 1).
+    ///
+    /// `None` if that combination does not exist: such a connection must not be relayed.
+    #[must_use]
+    pub fn spdy(version: Option<&str>, purpose: &StreamPurpose) -> Option<Self> {
+        let version = version.map_or(Some(SpdyVersion::V1), SpdyVersion::parse)?;
+        match (purpose, version) {
+            (StreamPurpose::RemoteCommand, SpdyVersion::PortForward) | (StreamPurpose::Messages, _) => None,
+            (StreamPurpose::RemoteCommand, _) => Some(Self::Spdy(SpdyLayout::RemoteCommand)),
+            (StreamPurpose::PortForward(_), SpdyVersion::PortForward) => {
+                Some(Self::Spdy(SpdyLayout::PortForward))
+            }
+            (StreamPurpose::PortForward(_), _) => None,
         }
     }
 }
@@ -85,6 +112,8 @@ pub enum Handling {
 pub struct StreamLimits {
     /// For everything over WebSocket.
     pub websocket: WebSocketLimits,
+    /// For everything over SPDY.
+    pub spdy: SpdyLimits,
 }
 
 /// Decodes one direction of an upgraded connection, and encodes what is to be sent on.
@@ -125,6 +154,8 @@ pub struct StreamCodec {
 enum Side {
     Channels(ChannelDecoder, ChannelEncoder),
     Messages(MessageDecoder, MessageEncoder),
+    Spdy(SpdyStreamDecoder),
+    Tunnel(Tunnel),
 }
 
 impl StreamCodec {
@@ -140,20 +171,39 @@ impl StreamCodec {
     ) -> (Self, Self) {
         let to_server = FrameEncoder::new(Direction::ClientToServer, keys);
         let to_client = FrameEncoder::new(Direction::ServerToClient, MaskingKeys::new(|| [0; 4]));
-        let codec = |direction, frames| {
-            let side = match protocol {
-                StreamProtocol::Channels { subprotocol, layout } => Side::Channels(
-                    ChannelDecoder::new(*subprotocol, layout.clone(), direction, limits.websocket),
-                    ChannelEncoder { frames, subprotocol: *subprotocol },
-                ),
-                StreamProtocol::Messages { base64 } => Side::Messages(
-                    MessageDecoder::new(*base64, direction, limits.websocket),
-                    MessageEncoder::new(frames, *base64),
-                ),
-            };
-            Self { side, handling, mid_frame: false }
+        let websocket = limits.websocket;
+        let (to_server, to_client) = match protocol {
+            StreamProtocol::Channels { subprotocol, layout } => {
+                let side = |direction, frames| {
+                    Side::Channels(
+                        ChannelDecoder::new(*subprotocol, layout.clone(), direction, websocket),
+                        ChannelEncoder { frames, subprotocol: *subprotocol },
+                    )
+                };
+                (side(Direction::ClientToServer, to_server), side(Direction::ServerToClient, to_client))
+            }
+            StreamProtocol::Messages { base64 } => {
+                let side = |direction, frames| {
+                    Side::Messages(
+                        MessageDecoder::new(*base64, direction, websocket),
+                        MessageEncoder::new(frames, *base64),
+                    )
+                };
+                (side(Direction::ClientToServer, to_server), side(Direction::ServerToClient, to_client))
+            }
+            StreamProtocol::Spdy(layout) => {
+                let (server, client) = SpdyStreamDecoder::pair(*layout, limits.spdy);
+                (Side::Spdy(server), Side::Spdy(client))
+            }
+            StreamProtocol::SpdyTunnel(layout) => {
+                let (server, client) = SpdyStreamDecoder::pair(*layout, limits.spdy);
+                let server = Tunnel::new(Direction::ClientToServer, websocket, server, to_server);
+                let client = Tunnel::new(Direction::ServerToClient, websocket, client, to_client);
+                (Side::Tunnel(server), Side::Tunnel(client))
+            }
         };
-        (codec(Direction::ClientToServer, to_server), codec(Direction::ServerToClient, to_client))
+        let codec = |side| Self { side, handling, mid_frame: false };
+        (codec(to_server), codec(to_client))
     }
 
     /// Adds bytes as they were read from the connection.
@@ -161,6 +211,8 @@ impl StreamCodec {
         match &mut self.side {
             Side::Channels(decoder, _) => decoder.push(bytes),
             Side::Messages(decoder, _) => decoder.push(bytes),
+            Side::Spdy(decoder) => decoder.push(bytes),
+            Side::Tunnel(tunnel) => tunnel.push(bytes),
         }
     }
 
@@ -173,6 +225,8 @@ impl StreamCodec {
         match &mut self.side {
             Side::Channels(decoder, _) => decoder.next_unit(),
             Side::Messages(decoder, _) => decoder.next_unit(),
+            Side::Spdy(decoder) => decoder.next_unit(),
+            Side::Tunnel(tunnel) => tunnel.next_unit(),
         }
     }
 
@@ -184,6 +238,8 @@ impl StreamCodec {
         match &self.side {
             Side::Channels(decoder, _) => decoder.finish(),
             Side::Messages(decoder, _) => decoder.finish(),
+            Side::Spdy(decoder) => decoder.finish(),
+            Side::Tunnel(tunnel) => tunnel.finish(),
         }
     }
 
@@ -193,11 +249,11 @@ impl StreamCodec {
     /// If it cannot be written in the current state, which does not happen to units that are passed on in the
     /// order they came.
     pub fn forward(&mut self, unit: Unit, out: &mut Vec<Bytes>) -> Result<(), WireError> {
-        let (place, text) = (unit.place(), unit.is_text());
+        let (place, layer) = (unit.place(), unit.layer());
         if self.handling == Handling::Rewrite && place != Place::Standalone {
             return match unit.into_parts().0 {
                 Event::Data { stream, data, end_of_message, fin } => {
-                    self.write(&stream, data, text, end_of_message, fin, out)
+                    self.write(&stream, data, layer, end_of_message, fin, out)
                 }
                 _ => Ok(()),
             };
@@ -205,7 +261,11 @@ impl StreamCodec {
         if place != Place::Standalone {
             self.mid_frame = place == Place::Part;
         }
-        out.push(unit.into_parts().1);
+        let original = unit.into_parts().1;
+        match &mut self.side {
+            Side::Tunnel(tunnel) if layer != Layer::Outer => tunnel.wrap(original, out),
+            _ => out.push(original),
+        }
         Ok(())
     }
 
@@ -219,10 +279,10 @@ impl StreamCodec {
         if self.handling == Handling::Observe {
             return Err(WireError::state(CODEC, "a codec that only observes cannot replace data"));
         }
-        let text = unit.is_text();
+        let layer = unit.layer();
         match unit.into_parts().0 {
             Event::Data { stream, end_of_message, fin, .. } => {
-                self.write(&stream, data, text, end_of_message, fin, out)
+                self.write(&stream, data, layer, end_of_message, fin, out)
             }
             _ => Err(WireError::state(CODEC, "only data can be replaced")),
         }
@@ -242,22 +302,34 @@ impl StreamCodec {
         out: &mut Vec<Bytes>,
     ) -> Result<(), WireError> {
         self.at_boundary()?;
-        self.write(stream, data, true, true, fin, out)
+        self.write(stream, data, Layer::Text, true, fin, out)?;
+        if fin {
+            self.end(stream);
+        }
+        Ok(())
     }
 
     /// Appends to `out` what ends the connection in this direction, for a reason people can read: a WebSocket
-    /// Close (RFC 6455, section 5.5.1).
+    /// Close with that `code` (RFC 6455, section 7.4), or SPDY's GOAWAY, which has no text.
     ///
     /// # Errors
     /// If a frame or message has been forwarded in part: then all that is left is to drop the connection.
     pub fn close(&mut self, code: u16, reason: &str, out: &mut Vec<Bytes>) -> Result<(), WireError> {
         self.at_boundary()?;
-        match &mut self.side {
+        let frames = match &mut self.side {
             Side::Channels(_, ChannelEncoder { frames, .. })
-            | Side::Messages(_, MessageEncoder { frames, .. }) => {
-                frames.frame(true, Opcode::Close, &[], encode_close(code, reason), out);
+            | Side::Messages(_, MessageEncoder { frames, .. }) => frames,
+            Side::Spdy(decoder) => {
+                out.push(encode_goaway(decoder.last_stream_id(), goaway_status(code)));
+                return Ok(());
             }
-        }
+            Side::Tunnel(tunnel) => {
+                let goaway = encode_goaway(tunnel.streams().last_stream_id(), goaway_status(code));
+                tunnel.wrap(goaway, out);
+                tunnel.frames_mut()
+            }
+        };
+        frames.frame(true, Opcode::Close, &[], encode_close(code, reason), out);
         Ok(())
     }
 
@@ -269,14 +341,13 @@ impl StreamCodec {
                 (0..=u8::MAX).map_while(|id| decoder.layout().stream(id)).find(|stream| stream.kind == kind)
             }
             Side::Messages(..) => Some(message_stream()).filter(|stream| stream.kind == kind),
+            Side::Spdy(decoder) => decoder.stream(kind),
+            Side::Tunnel(tunnel) => tunnel.streams().stream(kind),
         }
     }
 
     fn at_boundary(&self) -> Result<(), WireError> {
-        let open = match &self.side {
-            Side::Messages(_, encoder) => encoder.is_open(),
-            Side::Channels(..) => false,
-        };
+        let open = matches!(&self.side, Side::Messages(_, encoder) if encoder.is_open());
         if self.mid_frame || open {
             return Err(WireError::state(CODEC, "a frame or message has been forwarded in part"));
         }
@@ -287,18 +358,40 @@ impl StreamCodec {
         &mut self,
         stream: &Stream,
         data: Bytes,
-        text: bool,
+        layer: Layer,
         end: bool,
         fin: bool,
         out: &mut Vec<Bytes>,
     ) -> Result<(), WireError> {
         match &mut self.side {
-            Side::Channels(_, encoder) => encoder.data(stream, data, fin, out),
-            Side::Messages(_, encoder) => {
-                encoder.data(data, text, end, out);
-                Ok(())
+            Side::Channels(_, encoder) => encoder.data(stream, data, fin, out)?,
+            Side::Messages(_, encoder) => encoder.data(data, layer == Layer::Text, end, out),
+            Side::Spdy(_) => encode_data(stream.id, fin, data, out),
+            Side::Tunnel(tunnel) => {
+                let mut inner = Vec::new();
+                encode_data(stream.id, fin, data, &mut inner);
+                inner.into_iter().for_each(|bytes| tunnel.wrap(bytes, out));
             }
         }
+        Ok(())
+    }
+
+    /// Notes that `stream` was ended from here.
+    fn end(&self, stream: &Stream) {
+        match &self.side {
+            Side::Spdy(decoder) => decoder.end(stream.id),
+            Side::Tunnel(tunnel) => tunnel.streams().end(stream.id),
+            Side::Channels(..) | Side::Messages(..) => {}
+        }
+    }
+}
+
+/// The GOAWAY status (SPDY/3.1, section 2.6.6) that says roughly what a WebSocket close code says.
+const fn goaway_status(code: u16) -> u32 {
+    match code {
+        1000 | 1001 => 0,
+        1002 | 1003 | 1007 | 1009 => 1,
+        _ => 2,
     }
 }
 

@@ -7,7 +7,9 @@
 //! come out; memory is bounded, whatever the peer does.
 //!
 //! * [`StreamCodec`]: one direction of an upgraded connection, whatever it speaks, for a relay. Start here.
-//! * [`ChannelDecoder`], [`MessageDecoder`], [`WebSocketDecoder`]: the layers below it.
+//! * [`ChannelDecoder`], [`MessageDecoder`], [`WebSocketDecoder`], [`SpdyStreamDecoder`], [`SpdyDecoder`]:
+//!   the
+//!   layers below it.
 //! * [`OfferedSubprotocols`]: subprotocol negotiation, and the bearer token that may hide in it.
 //!
 //! A decoder refuses what two real peers would read differently ([`WireErrorKind::Ambiguous`]): what is
@@ -41,7 +43,9 @@ mod error;
 mod input;
 mod messages;
 mod negotiate;
+mod spdy;
 mod stream;
+mod tunnel;
 mod websocket;
 
 pub use channel::{ChannelDecoder, ChannelLayout};
@@ -49,6 +53,10 @@ pub use codec::{Handling, StreamCodec, StreamLimits, StreamProtocol, StreamPurpo
 pub use error::{WireError, WireErrorKind};
 pub use messages::MessageDecoder;
 pub use negotiate::{OfferedSubprotocols, SpdyVersion, Subprotocol, header_list};
+pub use spdy::{
+    HeaderBlock, Setting, SpdyDecoder, SpdyEncoder, SpdyFrame, SpdyLayout, SpdyLimits, SpdyPart,
+    SpdyStreamDecoder,
+};
 pub use stream::{Direction, Event, Stream, StreamKind, Unit};
 pub use websocket::{
     CloseReason, FrameEncoder, FrameHeader, FramePart, MaskingKeys, Opcode, WebSocketDecoder,

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::base64_stream::Base64Stream;
-use crate::channel::{control_unit, place};
+use crate::channel::{control_unit, layer, place};
 use crate::error::WireError;
 use crate::stream::{Direction, Event, Stream, StreamKind, Unit};
 use crate::websocket::{FrameEncoder, FramePart, Opcode, WebSocketDecoder, WebSocketLimits};
@@ -78,13 +78,13 @@ impl MessageDecoder {
         if part.message.is_control() {
             return control_unit(part);
         }
-        let (place, text, end) = (place(&part), part.message == Opcode::Text, part.ends_message());
+        let (place, layer, end) = (place(&part), layer(&part), part.ends_message());
         let data = match &mut self.base64 {
             Some(base64) => base64.decode(CODEC, &part.payload, end)?,
             None => part.payload,
         };
         let event = Event::Data { stream: message_stream(), data, end_of_message: end, fin: false };
-        Ok(Unit::new(event, part.original, place).with_text(text))
+        Ok(Unit::new(event, part.original, place).of(layer))
     }
 }
 

@@ -162,7 +162,18 @@ pub struct Unit {
     event: Event,
     original: Bytes,
     place: Place,
-    text: bool,
+    layer: Layer,
+}
+
+/// Where in a WebSocket a unit comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// Not from a WebSocket, or a binary message.
+    Binary,
+    /// A text message.
+    Text,
+    /// A control frame of a WebSocket that tunnels something else.
+    Outer,
 }
 
 /// Where a unit's wire bytes stand.
@@ -178,12 +189,11 @@ pub(crate) enum Place {
 
 impl Unit {
     pub(crate) const fn new(event: Event, original: Bytes, place: Place) -> Self {
-        Self { event, original, place, text: false }
+        Self { event, original, place, layer: Layer::Binary }
     }
 
-    /// Remembers that this belongs to a WebSocket text message.
-    pub(crate) const fn with_text(mut self, text: bool) -> Self {
-        self.text = text;
+    pub(crate) const fn of(mut self, layer: Layer) -> Self {
+        self.layer = layer;
         self
     }
 
@@ -210,8 +220,8 @@ impl Unit {
         self.place
     }
 
-    pub(crate) const fn is_text(&self) -> bool {
-        self.text
+    pub(crate) const fn layer(&self) -> Layer {
+        self.layer
     }
 
     pub(crate) fn into_parts(self) -> (Event, Bytes) {

@@ -218,6 +218,73 @@ fn nothing_can_be_put_into_a_frame_that_is_under_way() {
     codec.close(1008, "cut", &mut out).expect("at a boundary");
 }
 
+const TO_SERVER: &[u8] = include_bytes!("../../testdata/spdystream-exec-to-server.bin");
+const TO_CLIENT: &[u8] = include_bytes!("../../testdata/spdystream-exec-to-client.bin");
+
+#[test]
+fn spdy_is_rewritten_frame_by_frame() {
+    let protocol =
+        StreamProtocol::spdy(Some("v4.channel.k8s.io"), &StreamPurpose::RemoteCommand).expect("known");
+    let (mut to_server, mut to_client) = of(&protocol, Handling::Rewrite);
+    let mut out = Vec::new();
+    for unit in units(&mut to_server, TO_SERVER).expect("valid") {
+        to_server.forward(unit, &mut out).expect("forwarded");
+    }
+    assert_eq!(out.concat(), TO_SERVER);
+
+    // Only stdout is changed; the status on the error stream is followed by one of ours, which ends it.
+    let error = to_client.stream(StreamKind::Error).expect("open");
+    out.clear();
+    for unit in units(&mut to_client, &TO_CLIENT[..462]).expect("valid") {
+        match unit.event() {
+            Event::Data { stream, .. } if stream.kind == StreamKind::Stdout => {
+                to_client.replace(unit, Bytes::from_static(b"***"), &mut out).expect("replaced");
+            }
+            _ => to_client.forward(unit, &mut out).expect("forwarded"),
+        }
+    }
+    to_client.inject(&error, Bytes::from_static(b"{}"), true, &mut out).expect("injected");
+    to_client.close(1008, "", &mut out).expect("closed");
+    assert_eq!(to_client.stream(StreamKind::Error), None, "ended");
+    let wire = out.concat();
+    let (head, tail) = wire.split_at(wire.len() - 37);
+    assert!(TO_CLIENT.starts_with(head));
+    assert_eq!(
+        tail,
+        b"\0\0\0\x05\0\0\0\x03***\0\0\0\x01\x01\0\0\x02{}\x80\x03\0\x07\0\0\0\x08\0\0\0\x09\0\0\0\x02"
+    );
+}
+
+#[test]
+fn spdy_versions() {
+    let of = |version, purpose| StreamProtocol::spdy(version, &purpose);
+    let forward = StreamPurpose::PortForward(Vec::new());
+    assert_eq!(of(None, StreamPurpose::RemoteCommand), Some(StreamProtocol::Spdy(SpdyLayout::RemoteCommand)));
+    assert_eq!(
+        of(Some("portforward.k8s.io"), forward.clone()),
+        Some(StreamProtocol::Spdy(SpdyLayout::PortForward))
+    );
+    assert_eq!(of(Some("v4.channel.k8s.io"), forward.clone()), None);
+    assert_eq!(of(Some("portforward.k8s.io"), StreamPurpose::RemoteCommand), None);
+    assert_eq!(of(Some("v5.channel.k8s.io"), StreamPurpose::RemoteCommand), None);
+    assert_eq!(of(Some("v4.channel.k8s.io"), StreamPurpose::Messages), None);
+    let tunnel = StreamProtocol::websocket(Some("SPDY/3.1+portforward.k8s.io"), forward);
+    assert_eq!(tunnel, Some(StreamProtocol::SpdyTunnel(SpdyLayout::PortForward)));
+    assert_eq!(
+        StreamProtocol::websocket(Some("SPDY/3.1+portforward.k8s.io"), StreamPurpose::RemoteCommand),
+        None
+    );
+}
+
+#[test]
+fn a_tunnel_takes_binary_messages_only() {
+    let protocol = StreamProtocol::SpdyTunnel(SpdyLayout::PortForward);
+    let text = frame(true, Opcode::Text, b"a", true);
+    refuses(&mut of(&protocol, Handling::Observe).0, &text, WireErrorKind::Protocol, "text message");
+    let inside = frame(true, Opcode::Binary, b"\0\0\0\0\0\0\0\0", true);
+    refuses(&mut of(&protocol, Handling::Observe).0, &inside, WireErrorKind::Protocol, "stream 0");
+}
+
 /// What arrives on each stream, in order, and where messages end.
 fn contents(codec: &mut StreamCodec, chunks: &[Bytes], messages: bool) -> Vec<(u32, Vec<u8>)> {
     let mut all: Vec<(u32, Vec<u8>)> = Vec::new();
@@ -249,7 +316,10 @@ fn chunked(wire: &[u8], cuts: &[usize]) -> Vec<Bytes> {
 }
 
 fn small() -> StreamLimits {
-    StreamLimits { websocket: WebSocketLimits { whole_frame: 0, max_message: 10_000 } }
+    StreamLimits {
+        websocket: WebSocketLimits { whole_frame: 0, max_message: 10_000 },
+        spdy: SpdyLimits { whole_frame: 0, ..SpdyLimits::default() },
+    }
 }
 
 proptest! {
@@ -336,5 +406,53 @@ proptest! {
             let Ok(units) = units(&mut codec, chunk) else { break };
             for unit in units { let _ = codec.forward(unit, &mut out); }
         }
+    }
+
+    /// SPDY in messages of any size, in fragments of any size, in chunks of any size comes out as the same
+    /// SPDY.
+    #[test]
+    fn a_tunnel_survives_any_cut(
+        messages in prop::collection::vec(1usize..60, 1..8), cuts in prop::collection::vec(1usize..90, 1..8),
+        fragment: bool, rewrite: bool,
+    ) {
+        let protocol = StreamProtocol::SpdyTunnel(SpdyLayout::RemoteCommand);
+        let handling = if rewrite { Handling::Rewrite } else { Handling::Observe };
+        let limits = StreamLimits { spdy: SpdyLimits { whole_frame: 20, ..SpdyLimits::default() }, ..StreamLimits::default() };
+        let (mut to_server, mut to_client) = StreamCodec::pair(&protocol, handling, limits, MaskingKeys::new(|| [3, 1, 4, 1]));
+        let mut passed = Vec::new();
+        for (codec, spdy, masked) in [(&mut to_server, TO_SERVER, true), (&mut to_client, TO_CLIENT, false)] {
+            let mut wire = Vec::new();
+            for message in chunked(spdy, &messages) {
+                let (head, tail) = message.split_at(if fragment { message.len() / 2 } else { 0 });
+                if fragment {
+                    wire.extend_from_slice(&frame(false, Opcode::Binary, head, masked));
+                    wire.extend_from_slice(&frame(true, Opcode::Ping, b"", masked));
+                }
+                let opcode = if fragment { Opcode::Continuation } else { Opcode::Binary };
+                wire.extend_from_slice(&frame(true, opcode, tail, masked));
+            }
+            let mut out = Vec::new();
+            for chunk in chunked(&wire, &cuts) {
+                for unit in units(codec, &chunk).expect("valid") { codec.forward(unit, &mut out).expect("forwarded"); }
+            }
+            codec.finish().expect("whole");
+            let direction = if masked { Direction::ClientToServer } else { Direction::ServerToClient };
+            let mut outer = crate::WebSocketDecoder::new(direction, WebSocketLimits::default());
+            outer.push(out.concat().into());
+            let mut unwrapped = Vec::new();
+            while let Some(part) = outer.next_part().expect("valid") {
+                if part.message == Opcode::Binary { unwrapped.extend_from_slice(&part.payload); }
+            }
+            if !rewrite { prop_assert_eq!(&unwrapped[..], spdy); }
+            passed.push(Bytes::from(unwrapped));
+        }
+        // Rewritten, large frames have become several; what the streams carry is the same.
+        let read = |wires: [&[u8]; 2]| {
+            let (server, client) = of(&StreamProtocol::Spdy(SpdyLayout::RemoteCommand), Handling::Observe);
+            [server, client].iter_mut().zip(wires).map(|(codec, wire)| {
+                contents(codec, &[Bytes::copy_from_slice(wire)], false)
+            }).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(read([&passed[0], &passed[1]]), read([TO_SERVER, TO_CLIENT]));
     }
 }
