@@ -4,12 +4,6 @@
 //! error, the outcome, and terminal sizes. For
 //! port-forward, each port has two, data and error, and the server's first message on each is the port
 //! number, little-endian.
-//!
-//! Two rules are stricter than the protocol's prose, since the API server's WebSocket library hands every
-//! *frame* to its channel code as if it were a message:
-//! a client must not fragment (the second fragment's first byte would be taken for a channel), and a channel
-//! that is not defined, or not for this direction, is refused.
-//! No client of Kubernetes does either.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -60,6 +54,12 @@ impl ChannelLayout {
 }
 
 /// Decodes one direction of a channel protocol.
+///
+/// Two rules are stricter than the protocol's prose, since the API server's WebSocket library hands every
+/// *frame* to its channel code as if it were a message:
+/// a client must not fragment (the second fragment's first byte would be taken for a channel), and a channel
+/// that is not defined, or not for this direction, is refused. No
+/// client of Kubernetes does either.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -118,7 +118,7 @@ impl ChannelDecoder {
     /// The next unit, if enough bytes are there.
     ///
     /// # Errors
-    /// What [`WebSocketDecoder::next_part`] refuses, and what the [module](self) says. The same error is
+    /// What [`WebSocketDecoder::next_part`] refuses, and what is said above. The same error is
     /// returned from then on.
     pub fn next_unit(&mut self) -> Result<Option<Unit>, WireError> {
         if let Some(error) = self.failed {

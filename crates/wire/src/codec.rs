@@ -29,7 +29,7 @@ pub enum StreamProtocol {
         /// Whether payloads are base64.
         base64: bool,
     },
-    /// SPDY/3.1.
+    /// SPDY/3.1; see [`SpdyDecoder`](crate::SpdyDecoder) for what that means for a relay.
     Spdy(SpdyLayout),
     /// SPDY/3.1 inside of WebSocket binary messages (`SPDY/3.1+portforward.k8s.io`).
     SpdyTunnel(SpdyLayout),
@@ -155,7 +155,7 @@ enum Side {
     Channels(ChannelDecoder, ChannelEncoder),
     Messages(MessageDecoder, MessageEncoder),
     Spdy(SpdyStreamDecoder),
-    Tunnel(Tunnel),
+    Tunnel(Box<Tunnel>),
 }
 
 impl StreamCodec {
@@ -199,7 +199,7 @@ impl StreamCodec {
                 let (server, client) = SpdyStreamDecoder::pair(*layout, limits.spdy);
                 let server = Tunnel::new(Direction::ClientToServer, websocket, server, to_server);
                 let client = Tunnel::new(Direction::ServerToClient, websocket, client, to_client);
-                (Side::Tunnel(server), Side::Tunnel(client))
+                (Side::Tunnel(Box::new(server)), Side::Tunnel(Box::new(client)))
             }
         };
         let codec = |side| Self { side, handling, mid_frame: false };

@@ -1,20 +1,6 @@
 //! SPDY/3.1 as Kubernetes uses it for exec, attach and port-forward (draft-mbelshe-httpbis-spdy-00 and the
 //! SPDY/3.1 changes; the one
 //! implementation that all Kubernetes peers share is `github.com/moby/spdystream`).
-//!
-//! **Strict where that implementation is not.** spdystream does not look at the length of most control
-//! frames, at the version, or at unknown flags, and lets what is left of
-//! one decompressed header block run into the next. A frame that lies about its length would make it and us
-//! disagree on everything that follows, so such frames are refused.
-//!
-//! **Flow control.** spdystream neither sends WINDOW_UPDATE nor obeys it, so a relay may change the length of
-//! DATA freely between Kubernetes peers. A peer that did keep windows (SPDY/3.1,
-//! section 2.6.8) would credit what it received, not what was sent: WINDOW_UPDATE is forwarded untouched, so
-//! with such peers lengths must be kept.
-//!
-//! **Header compression** is one zlib stream for each direction over the whole connection. A relay must
-//! forward every SYN_STREAM, SYN_REPLY and HEADERS frame as it came, or the peer can read
-//! none of those that follow; [`StreamCodec`](crate::StreamCodec) changes DATA only.
 
 mod decode;
 mod dictionary;
