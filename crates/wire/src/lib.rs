@@ -10,6 +10,8 @@
 //! * [`ChannelDecoder`], [`MessageDecoder`], [`WebSocketDecoder`], [`SpdyStreamDecoder`], [`SpdyDecoder`]:
 //!   the
 //!   layers below it.
+//! * [`LineSlicer`], [`LineDecoder`], [`LengthDelimitedDecoder`]: the frames of a watch over HTTP.
+//! * [`ProtobufEnvelope`], [`ProtobufReader`]: Kubernetes' protobuf.
 //! * [`OfferedSubprotocols`]: subprotocol negotiation, and the bearer token that may hide in it.
 //!
 //! A decoder refuses what two real peers would read differently ([`WireErrorKind::Ambiguous`]): what is
@@ -43,9 +45,11 @@ mod error;
 mod input;
 mod messages;
 mod negotiate;
+mod protobuf;
 mod spdy;
 mod stream;
 mod tunnel;
+mod watch;
 mod websocket;
 
 pub use channel::{ChannelDecoder, ChannelLayout};
@@ -53,11 +57,18 @@ pub use codec::{Handling, StreamCodec, StreamLimits, StreamProtocol, StreamPurpo
 pub use error::{WireError, WireErrorKind};
 pub use messages::MessageDecoder;
 pub use negotiate::{OfferedSubprotocols, SpdyVersion, Subprotocol, header_list};
+pub use protobuf::{
+    PROTOBUF_MAGIC, ProtobufEnvelope, ProtobufField, ProtobufReader, ProtobufValue, encode_protobuf_field,
+};
 pub use spdy::{
     HeaderBlock, Setting, SpdyDecoder, SpdyEncoder, SpdyFrame, SpdyLayout, SpdyLimits, SpdyPart,
     SpdyStreamDecoder,
 };
 pub use stream::{Direction, Event, Stream, StreamKind, Unit};
+pub use watch::{
+    DelimitedPart, LengthDelimitedDecoder, LengthDelimitedLimits, LineDecoder, LineSlice, LineSlicer,
+    encode_length_delimited,
+};
 pub use websocket::{
     CloseReason, FrameEncoder, FrameHeader, FramePart, MaskingKeys, Opcode, WebSocketDecoder,
     WebSocketLimits, encode_close, encode_frame,
