@@ -1,0 +1,57 @@
+//! What can be judged without running anything.
+
+use std::path::PathBuf;
+
+use owo_colors::OwoColorize;
+
+use crate::command::{self, heading};
+use crate::{Failure, Result, layers};
+
+/// Format, clippy, the layers, the licences. The first that fails ends it.
+pub(crate) fn run() -> Result {
+    heading("Format");
+    command::run(command::cargo().args(["fmt", "--all", "--check"])).map_err(|_| {
+        Failure::new("the format differs from what `cargo fmt --all` writes; run it and look at the change")
+    })?;
+    heading("Clippy");
+    command::run(command::cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--quiet",
+        "--",
+        "-Dwarnings",
+    ]))?;
+    heading("Layers");
+    layers::check()?;
+    heading("Licences, bans and sources of dependencies");
+    deny()
+}
+
+/// cargo-deny takes minutes to compile, so it is used where there is one: on the path, or from
+/// `cargo xtask setup`. Advisories need the internet and are for a job of their own.
+fn deny() -> Result {
+    let Some(cargo_deny) = cargo_deny() else {
+        anstream::eprintln!(
+            "{}",
+            "SKIPPED: NO CARGO-DENY. LICENCES AND BANS WERE NOT CHECKED. RUN `cargo xtask setup`"
+                .yellow()
+                .bold()
+        );
+        return Ok(());
+    };
+    let mut deny = command::program(cargo_deny);
+    // Run by hand and not by cargo, it has to be told the subcommand's place.
+    deny.args(["--workspace", "--all-features", "--locked", "--log-level=warn", "check"]);
+    command::run(
+        deny.arg("--config").arg(command::root().join(".deny.toml")).args(["bans", "licenses", "sources"]),
+    )
+}
+
+fn cargo_deny() -> Option<PathBuf> {
+    let ours = command::target("tools/bin/cargo-deny");
+    [ours, PathBuf::from("cargo-deny")]
+        .into_iter()
+        .find(|path| command::exists(&path.to_string_lossy(), "--version"))
+}

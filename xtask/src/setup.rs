@@ -1,0 +1,92 @@
+//! The clients and the identity provider that tests use, installed with their ordinary installers
+//! below `target/tools`, and again only when the committed list of versions changes.
+//!
+//! ```text
+//! target/tools/bin/       kubectl, cargo-deny, python   (links; put it first on the path)
+//! target/tools/python/    a virtual environment of tests/clients/python/requirements.txt
+//! target/tools/node/      node_modules of tests/idp/package-lock.json
+//! ```
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::command::{self, heading, note};
+use crate::{Failure, Result};
+
+/// What of the Python environment tests call by name.
+const LINKS: [&str; 3] = ["kubectl", "cargo-deny", "python"];
+
+/// Installs what is missing and returns the directory of executables.
+pub(crate) fn run() -> Result<PathBuf> {
+    heading("Test clients");
+    let bin = command::target("tools/bin");
+    std::fs::create_dir_all(&bin)?;
+    python(&bin)?;
+    node()?;
+    Ok(bin)
+}
+
+fn python(bin: &Path) -> Result {
+    let requirements = command::root().join("tests/clients/python/requirements.txt");
+    let environment = command::target("tools/python");
+    installed("Python packages", &environment, std::slice::from_ref(&requirements), || {
+        if !command::exists("python3", "--version") {
+            return Err(Failure::new(
+                "there is no `python3`: install Python 3.10 or newer, with its venv module",
+            ));
+        }
+        command::run(command::program("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+        let mut pip = command::program(environment.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+        command::run(pip.arg(&requirements))
+    })?;
+    for name in LINKS {
+        let link = bin.join(name);
+        if link.symlink_metadata().is_ok() {
+            std::fs::remove_file(&link)?;
+        }
+        // Relative, so that the directory may be moved or kept in a CI cache.
+        symlink(Path::new("../python/bin").join(name), link)?;
+    }
+    Ok(())
+}
+
+fn node() -> Result {
+    let sources = command::root().join("tests/idp");
+    let environment = command::target("tools/node");
+    let lists = [sources.join("package.json"), sources.join("package-lock.json")];
+    installed("Node packages", &environment, &lists, || {
+        if !command::exists("npm", "--version") {
+            return Err(Failure::new("there is no `npm`: install Node 20 or newer"));
+        }
+        std::fs::create_dir_all(&environment)?;
+        for list in &lists {
+            std::fs::copy(list, environment.join(list.file_name().unwrap_or_default()))?;
+        }
+        let mut npm = command::program("npm");
+        npm.current_dir(&environment).args([
+            "ci",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--loglevel=error",
+        ]);
+        command::run(&mut npm)
+    })
+}
+
+/// Installs unless the stamp says that exactly these lists are installed already.
+fn installed(what: &str, into: &Path, lists: &[PathBuf], install: impl FnOnce() -> Result) -> Result {
+    let digest = command::digest(lists, &[])?;
+    let stamp = into.join(".installed");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == digest) {
+        note(&format!("{what}: installed"));
+        return Ok(());
+    }
+    note(&format!("{what}: installing"));
+    let started = command::stopwatch();
+    install()?;
+    std::fs::write(stamp, digest)?;
+    note(&format!("{what}: {}", command::duration(started.elapsed())));
+    Ok(())
+}
