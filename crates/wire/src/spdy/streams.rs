@@ -60,9 +60,9 @@ fn request_id(id: &[u8]) -> Result<Arc<str>, WireError> {
 
 /// Decodes one direction of a Kubernetes stream connection over SPDY.
 ///
-/// Only clients open streams. Data on a stream that has ended is dropped, as the peer would drop it (it may
-/// have been under way when the other side reset the stream); data on a
-/// stream that was never opened, or after its FIN, is refused.
+/// Only clients open streams; data on one that was never opened is refused. Data on a stream that has ended
+/// is dropped, as the peer would drop it: it may have been under way when the other
+/// side reset the stream, and some container runtimes still write after they closed their half.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -243,10 +243,8 @@ impl SpdyStreamDecoder {
             if known.is_none() && (id.is_multiple_of(2) || id > streams.last) {
                 return refused("data on a stream that was never opened");
             }
-            if known.is_some_and(|entry| entry.fin[side(self.direction)]) {
-                return refused("data on a stream that its sender has ended");
-            }
-            let stream = known.map(|entry| entry.stream.clone());
+            let open = known.filter(|entry| !entry.fin[side(self.direction)]);
+            let stream = open.map(|entry| entry.stream.clone());
             drop(streams);
             self.current = stream;
         }
