@@ -45,7 +45,7 @@ pub struct ResourceRule {
     /// API groups; `""` is the core group.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub api_groups: Vec<String>,
-    /// `pods`, `pods/log`, `*/scale`, `*`.
+    /// `pods`, `pods/log`, `pods/*` (its subresources), `*/scale`, `*` (resources and subresources).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<String>,
     /// The namespaces it holds in; empty means any, and cluster-scoped objects too.
@@ -92,7 +92,10 @@ fn resource_matches(pattern: &str, info: &RequestInfo) -> bool {
         None => info.subresource.is_empty() && pattern == info.resource,
         Some((resource, subresource)) => {
             (resource == "*" || resource == info.resource)
-                && ((subresource == "*" && !info.is_connect()) || subresource == info.subresource)
+                && match subresource {
+                    "*" => !info.subresource.is_empty() && !info.is_connect(),
+                    named => named == info.subresource,
+                }
         }
     }
 }
@@ -130,6 +133,9 @@ mod tests {
         let all = r#"{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}"#;
         check(all, request("get", "shop", "pods", "log", "web"), true);
         check(all, request("get", "shop", "pods", "exec", "web"), false);
+        let below = r#"{"verbs":["*"],"apiGroups":["*"],"resources":["pods/*"]}"#;
+        check(below, request("get", "shop", "pods", "log", "web"), true);
+        check(below, request("get", "shop", "pods", "", "web"), false);
         let exec = r#"{"verbs":["create"],"apiGroups":[""],"resources":["pods/exec"]}"#;
         check(exec, request("get", "shop", "pods", "exec", "web"), true);
 
