@@ -1,1 +1,42 @@
-//! End-to-end tests against a real API server through real clients
+//! The harness of the end-to-end tests: a real API server, a real identity provider and real
+//! clients, each behind a few calls. `cargo xtask test --only e2e` starts what must be there first.
+//!
+//! ```no_run
+//! use portcullis_tests::{Cluster, Idp};
+//!
+//! # async fn test() {
+//! let cluster = Cluster::from_env();
+//! let mark = cluster.audit_log().mark();
+//!
+//! let kubectl = cluster.admin().namespace("shop");
+//! assert!(kubectl.run(&["get", "pods"]).await.ok().contains("toolbox"));
+//!
+//! let seen = cluster.events_since(mark).await;
+//! assert!(seen.iter().any(|event| event.verb == "list"));
+//!
+//! let idp = Idp::start().await;
+//! let token = idp.access_token("agent-ci").await;
+//! # }
+//! ```
+//!
+//! The harness panics where a test should fail: at a missing tool, a deadline, an unexpected exit
+//! status. Nothing here waits without a deadline.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a harness fails its test by panicking")]
+
+mod audit_log;
+mod ca;
+mod cluster;
+mod http_client;
+mod idp;
+mod kubeconfig;
+mod kubectl;
+mod process;
+
+pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
+pub use ca::{Issued, TestCa};
+pub use cluster::{Cluster, gateway_binary, tool};
+pub use http_client::{Answer, HttpClient};
+pub use idp::{Idp, TokenRequest};
+pub use kubeconfig::Kubeconfig;
+pub use kubectl::{Kubectl, Transport};
+pub use process::{Finished, Running, free_port, wait_until};

@@ -1,0 +1,124 @@
+//! The real control plane that `cargo xtask cluster up` starts.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::audit_log::{AuditEvent, AuditLog, Mark};
+use crate::kubectl::Kubectl;
+use crate::process::wait_until;
+
+/// A running control plane.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Where its state is.
+    pub dir: PathBuf,
+    /// The API server.
+    pub url: String,
+    /// Its version, as in `v1.37.2`.
+    pub version: String,
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    url: String,
+    version: String,
+}
+
+impl Cluster {
+    /// The cluster that `PORTCULLIS_TEST_CLUSTER` names. Without one the test fails: an end-to-end
+    /// test that passes where nothing ran is worse than none.
+    #[track_caller]
+    pub fn from_env() -> Self {
+        let dir = PathBuf::from(required(
+            "PORTCULLIS_TEST_CLUSTER",
+            "THIS SUITE NEEDS A REAL API SERVER: RUN `cargo xtask test --only e2e`",
+        ));
+        let ready = std::fs::read(dir.join("ready")).unwrap_or_else(|error| {
+            panic!("THE CLUSTER IN {} IS NOT UP ({error}): RUN `cargo xtask cluster up`", dir.display())
+        });
+        let Ready { url, version } = serde_json::from_slice(&ready).expect("the cluster's ready file");
+        Self { dir, url, version }
+    }
+
+    /// kubectl straight to the API server, with every right.
+    pub fn admin(&self) -> Kubectl {
+        Kubectl::new(self.dir.join("admin.kubeconfig"))
+    }
+
+    /// The gateway's kubeconfig: it may impersonate, and nothing else.
+    pub fn gateway_kubeconfig(&self) -> PathBuf {
+        self.dir.join("gateway.kubeconfig")
+    }
+
+    /// The certificate authority of the API server.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.join("ca.crt")
+    }
+
+    /// What the API server saw.
+    pub fn audit_log(&self) -> AuditLog {
+        AuditLog::new(self.dir.join("audit.log"))
+    }
+
+    /// Everything the API server has seen since a mark. A request of our own goes last: when it is
+    /// in the log, so is all that was answered before it.
+    pub async fn events_since(&self, mark: Mark) -> Vec<AuditEvent> {
+        let barrier = format!("/version?barrier={}", uuid::Uuid::new_v4());
+        self.admin().run(&["get", "--raw", &barrier]).await.ok();
+        wait_until("the API server's audit log", || async {
+            let mut events = self.audit_log().since(mark);
+            let end = events.iter().position(|event| event.request_uri == barrier)?;
+            events.truncate(end);
+            Some(events)
+        })
+        .await
+    }
+
+    /// A namespace that no other test uses. It stays until the cluster is thrown away.
+    pub async fn namespace(&self, prefix: &str) -> String {
+        let name = format!("{prefix}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        self.admin().run(&["create", "namespace", &name]).await.ok();
+        // Pods are refused until the controller has made it.
+        wait_until("the namespace's service account", || async {
+            let account = self.admin().namespace(&name).run(&["get", "serviceaccount", "default"]).await;
+            account.status.success().then_some(())
+        })
+        .await;
+        name
+    }
+}
+
+/// An executable that `cargo xtask setup` installed: `kubectl`, `python`.
+#[track_caller]
+pub fn tool(name: &str) -> PathBuf {
+    let path = tools().join("bin").join(name);
+    assert!(path.exists(), "{} IS NOT INSTALLED: RUN `cargo xtask setup`", path.display());
+    path
+}
+
+/// Where `cargo xtask setup` installs.
+pub(crate) fn tools() -> PathBuf {
+    match std::env::var_os("PORTCULLIS_TEST_TOOLS") {
+        Some(dir) => dir.into(),
+        None => root().join("target/tools"),
+    }
+}
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("the workspace is above").to_path_buf()
+}
+
+/// The gateway's executable, as this run built it.
+#[track_caller]
+pub fn gateway_binary() -> PathBuf {
+    required("PORTCULLIS_TEST_GATEWAY", "WHICH GATEWAY SHALL BE TESTED? RUN `cargo xtask test --only e2e`")
+        .into()
+}
+
+#[track_caller]
+fn required(variable: &str, otherwise: &str) -> std::ffi::OsString {
+    std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} IS NOT SET. {otherwise}"))
+}
