@@ -31,6 +31,7 @@
 mod classify;
 #[cfg(test)]
 mod testbed;
+mod upgrade;
 mod upstream;
 
 pub use classify::{KubeClassifier, UpstreamTarget};

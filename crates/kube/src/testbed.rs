@@ -24,8 +24,9 @@ use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
 
-use crate::KubeClassifier;
+use crate::{KubeClassifier, Upstream};
 
 /// What a server was asked.
 #[derive(Clone, Debug)]
@@ -199,20 +200,55 @@ impl Authority {
     }
 }
 
+/// A gateway of the upstream alone, over plain HTTP/1.1: requests are classified, and `decorate` stands for other layers.
+pub(crate) async fn start_gateway<F>(upstream: Upstream, decorate: F) -> SocketAddr
+where
+    F: Fn(&mut http::Extensions) + Send + Sync + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let decorate = Arc::new(decorate);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (upstream, decorate) = (upstream.clone(), decorate.clone());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (mut upstream, decorate) = (upstream.clone(), decorate.clone());
+                async move {
+                    let mut request = match try_prepare(request) {
+                        Ok(request) => request,
+                        Err(refusal) => return Ok(refusal.to_response(ErrorFormat::Status, None)),
+                    };
+                    decorate(request.extensions_mut());
+                    upstream.call(request).await
+                }
+            });
+            tokio::spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection_with_upgrades(TokioIo::new(tcp), service).await;
+            });
+        }
+    });
+    address
+}
+
 /// A request as the layers before the upstream leave it: classified, authenticated, on record.
 pub(crate) fn ready(method: &str, target: &str) -> Request<Body> {
     prepare(Request::builder().method(method).uri(target).body(Body::empty()).unwrap())
 }
 
 pub(crate) fn prepare<B>(request: Request<B>) -> Request<B> {
+    try_prepare(request).unwrap()
+}
+
+fn try_prepare<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(KubeClassifier::new().classify(&parts).unwrap());
+    parts.extensions.insert(KubeClassifier::new().classify(&parts)?);
     parts.extensions.insert(ErrorFormat::Status);
     parts.extensions.insert(AuditId::generate());
     parts.extensions.insert(Trail::default());
     parts.extensions.insert(identity());
     parts.extensions.insert(Committed::new(Receipt { origin: "test".into(), index: 0, durable: true }));
-    Request::from_parts(parts, body)
+    Ok(Request::from_parts(parts, body))
 }
 
 pub(crate) fn identity() -> Identity {

@@ -14,9 +14,11 @@ mod selector;
 use http::{Method, Uri, Version, header, request::Parts};
 use portcullis_core::{Classifier, ErrorFormat, Refusal, RequestInfo};
 
+use crate::upgrade::Offer;
+
 pub use path::UpstreamTarget;
 use path::{KubePath, SplitPath, is_gateway_path};
-use query::Query;
+pub(crate) use query::Query;
 
 /// Verbs that stand in the path (`/api/v1/watch/pods`).
 const PATH_VERBS: [&str; 2] = ["proxy", "watch"];
@@ -79,6 +81,8 @@ impl Classifier for KubeClassifier {
         let proxied = path.proxy_suffix;
         let query = Query::parse(parts.uri.query().unwrap_or_default(), proxied)?;
         let mut info = read(&parts.method, &path, &query)?;
+        // Here already, so that nobody is asked to approve what will then be refused.
+        Offer::of(parts, &info)?;
         info.cluster = split.cluster.unwrap_or_default().to_owned();
         info.dry_run = query.all("dryRun").any(|value| value == "All")
             && (!info.verb.starts_with("delete") || body_is_absent(parts));

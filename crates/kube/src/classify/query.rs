@@ -25,7 +25,7 @@ const SINGLE: [&str; 14] = [
 ];
 
 /// A query's parameters, in order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {

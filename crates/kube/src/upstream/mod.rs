@@ -12,6 +12,8 @@ mod impersonation;
 mod set;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;
 
 use std::{
     convert::Infallible,
@@ -23,20 +25,22 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
     header::AUTHORIZATION,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
+use hyper::upgrade::OnUpgrade;
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use kube::Config;
 use portcullis_core::{
-    AuditId, Body, BoxError, BoxFuture, Committed, Identity, Reason, Refusal, RequestInfo, SharedClock,
-    SystemClock, Trail, refuse,
+    AuditId, Body, BoxError, BoxFuture, Committed, Identity, Liveness, Reason, Refusal, RequestInfo,
+    SharedClock, StreamPlan, SystemClock, Trail, refuse,
 };
+use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 pub use cluster::{ClusterSource, ExplicitCluster, UpstreamConfigError};
@@ -44,7 +48,10 @@ use connect::Connector;
 use credential::Credential;
 pub use set::UpstreamSet;
 
-use crate::UpstreamTarget;
+use crate::{
+    UpstreamTarget,
+    upgrade::{Offer, Relay, switching_headers},
+};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Below the API server's own 90 seconds, so that we rarely send on a connection that it is just closing.
@@ -68,6 +75,7 @@ pub struct UpstreamOptions {
     protocol: Protocol,
     announce: bool,
     clock: SharedClock,
+    streams: TaskTracker,
 }
 
 impl UpstreamOptions {
@@ -78,6 +86,7 @@ impl UpstreamOptions {
             protocol: Protocol::default(),
             announce: false,
             clock: Arc::new(SystemClock),
+            streams: TaskTracker::new(),
         }
     }
 
@@ -109,6 +118,13 @@ impl UpstreamOptions {
     #[must_use]
     pub fn clock(mut self, clock: SharedClock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Tracks the tasks that relay upgraded streams, so that a gateway that drains can wait until each has been recorded.
+    #[must_use]
+    pub fn streams(mut self, streams: TaskTracker) -> Self {
+        self.streams = streams;
         self
     }
 }
@@ -144,6 +160,7 @@ struct Inner {
     long: Client<Connector, Body>,
     announce: bool,
     clock: SharedClock,
+    streams: TaskTracker,
 }
 
 impl Upstream {
@@ -184,6 +201,7 @@ impl Upstream {
             long,
             announce: options.announce,
             clock: options.clock,
+            streams: options.streams,
         })))
     }
 
@@ -246,11 +264,57 @@ impl Inner {
         let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
         let trail = Trail::of(&parts.extensions);
         let audit_id = parts.extensions.get::<AuditId>().copied();
+        if let Some(offer) = Offer::of(&parts, &info)? {
+            if !http_body::Body::is_end_stream(&body) {
+                let message = "a request that upgrades may not have a body";
+                return Err(Refusal::bad_request("upstream/upgrade", message));
+            }
+            drop(body);
+            return self.upgrade(parts, &info, &offer).await;
+        }
         let request = self.prepare(parts, body, &info).await?;
         let client = if info.is_long_running() { &self.long } else { &self.short };
         let response = client.request(request).await.map_err(|error| failure::refusal(&error))?;
         trail.note().upstream_at = Some(self.clock.now());
         self.receive(response.map(Body::new), &info, audit_id)
+    }
+
+    /// An exchange that is to end in a stream of its own.
+    async fn upgrade(
+        &self,
+        mut parts: Parts,
+        info: &RequestInfo,
+        offer: &Offer,
+    ) -> Result<Response<Body>, Refusal> {
+        let extensions = &mut parts.extensions;
+        let Some(client) = extensions.remove::<OnUpgrade>() else {
+            return Err(Refusal::bad_request(
+                "upstream/upgrade",
+                "this connection cannot be upgraded: use HTTP/1.1",
+            ));
+        };
+        let plan = extensions.get::<StreamPlan>().cloned().unwrap_or_default();
+        let liveness = extensions.get::<Liveness>().cloned().unwrap_or_default();
+        let audit_id = extensions.get::<AuditId>().copied();
+        let (trail, uri) = (Trail::of(extensions), parts.uri.clone());
+
+        let mut request = self.prepare(parts, Body::empty(), info).await?;
+        offer.apply(request.headers_mut())?;
+        let mut response = self.long.request(request).await.map_err(|error| failure::refusal(&error))?;
+        trail.note().upstream_at = Some(self.clock.now());
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return self.receive(response.map(Body::new), info, audit_id);
+        }
+        let agreed = offer.agreed(&response, info, &uri, audit_id)?;
+        let relay = Relay::open(agreed, plan, liveness).await?;
+        let headers = switching_headers(response.headers());
+        self.streams.spawn(relay.run(client, hyper::upgrade::on(&mut response)));
+
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = headers;
+        set_audit_id(response.headers_mut(), audit_id);
+        Ok(response)
     }
 
     /// The request as the API server gets it.
@@ -279,11 +343,7 @@ impl Inner {
         if self.announce {
             impersonation::announce(&mut parts.headers, &parts.extensions)?;
         }
-        if let Some(id) = parts.extensions.get::<AuditId>()
-            && let Ok(value) = HeaderValue::try_from(id.to_string())
-        {
-            parts.headers.insert(AUDIT_ID, value);
-        }
+        set_audit_id(&mut parts.headers, parts.extensions.get::<AuditId>().copied());
         let credential = self.credential.header().await.map_err(|error| {
             Refusal::new(
                 Reason::BadGateway,
@@ -357,12 +417,16 @@ impl Inner {
             _ => {}
         }
         headers::strip_response(response.headers_mut());
-        if let Some(id) = audit_id
-            && let Ok(value) = HeaderValue::try_from(id.to_string())
-        {
-            response.headers_mut().insert(AUDIT_ID, value);
-        }
+        set_audit_id(response.headers_mut(), audit_id);
         Ok(response)
+    }
+}
+
+fn set_audit_id(headers: &mut HeaderMap, id: Option<AuditId>) {
+    if let Some(id) = id
+        && let Ok(value) = HeaderValue::try_from(id.to_string())
+    {
+        headers.insert(AUDIT_ID, value);
     }
 }
 
