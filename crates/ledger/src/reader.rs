@@ -36,6 +36,16 @@ impl Reader {
         Ok(Entries { segment: open_segment(path, *first)?, segments, next: *first, from: index })
     }
 
+    /// The index of each segment's first entry, in order: for whoever reads from the end.
+    ///
+    /// # Errors
+    /// When the segments cannot be listed.
+    pub fn segments(&self) -> Result<Vec<u64>, ReadError> {
+        let segments = self.dir.join("segments");
+        let list = segment::list(&segments).map_err(ReadError::io(&segments))?;
+        Ok(list.into_iter().map(|(first, _)| first).collect())
+    }
+
     /// The bodies stored beside the log.
     #[must_use]
     pub fn bodies(&self) -> Bodies {

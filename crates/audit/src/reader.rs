@@ -1,0 +1,302 @@
+//! Reading the log: records in order, the newest, those that match, and as they come.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use portcullis_core::{AuditId, Decision, Event, RequestInfo, Timestamp, Verdict};
+use portcullis_ledger::{Entries, ReadError, Reader};
+
+use crate::record::{End, Entry, Intent, Outcome, Record};
+
+/// A record as it stands in the log.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its index.
+    pub index: u64,
+    /// What it says, as far as this version understands it.
+    pub entry: Entry,
+    /// Its bytes: JSON, with whatever fields a later version added.
+    pub raw: Vec<u8>,
+}
+
+/// Reads a log, also while it is being written. Blocks.
+#[derive(Clone, Debug)]
+pub struct AuditReader {
+    reader: Reader,
+}
+
+impl AuditReader {
+    /// Reads the log in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { reader: Reader::new(dir) }
+    }
+
+    /// The records from index `from` on. At the log's present end the iterator answers `None`; asked again later it goes
+    /// on with what has come since.
+    ///
+    /// # Errors
+    /// When there is no log, or it cannot be read.
+    pub fn records(&self, from: u64) -> Result<Records, ReadError> {
+        Ok(Records { entries: self.reader.entries(from)? })
+    }
+
+    /// The newest `count` records that match, oldest first, and the index after the last record read: where to follow on.
+    ///
+    /// # Errors
+    /// When there is no log, or it cannot be read.
+    pub fn tail(&self, count: usize, filter: &Filter) -> Result<(Vec<Stored>, u64), ReadError> {
+        let segments = self.reader.segments()?;
+        let (mut found, mut next, mut end) = (VecDeque::new(), None, u64::MAX);
+        for first in segments.into_iter().rev() {
+            let mut here = VecDeque::new();
+            for stored in
+                self.records(first)?.take_while(|stored| stored.as_ref().map_or(true, |s| s.index < end))
+            {
+                let stored = stored?;
+                if next.is_none_or(|next| stored.index >= next) {
+                    next = Some(stored.index + 1);
+                }
+                if filter.matches(&stored.entry) {
+                    here.push_back(stored);
+                    if here.len() > count.saturating_sub(found.len()) {
+                        here.pop_front();
+                    }
+                }
+            }
+            here.append(&mut found);
+            found = here;
+            end = first;
+            if found.len() >= count {
+                break;
+            }
+        }
+        Ok((found.into(), next.unwrap_or(0)))
+    }
+
+    /// The bodies that records name.
+    #[must_use]
+    pub fn bodies(&self) -> portcullis_ledger::Bodies {
+        self.reader.bodies()
+    }
+
+    /// The file of a recording.
+    #[must_use]
+    pub fn recording(&self, file: &str) -> PathBuf {
+        // Only a name: what a record says must not lead out of the directory.
+        let name = std::path::Path::new(file).file_name().unwrap_or_default();
+        self.reader.dir().join("recordings").join(name)
+    }
+}
+
+/// The records of a log, in order.
+#[derive(Debug)]
+pub struct Records {
+    entries: Entries,
+}
+
+impl Iterator for Records {
+    type Item = Result<Stored, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let stored = self.entries.next()?.map(|stored| {
+            let unknown = || Entry { v: 0, time: Timestamp::UNIX_EPOCH, record: Record::Unknown };
+            let entry = serde_json::from_slice(&stored.record).unwrap_or_else(|_| unknown());
+            Stored { index: stored.index, entry, raw: stored.record }
+        });
+        Some(stored)
+    }
+}
+
+/// Which records to show. What is not set matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The user's name, whole.
+    pub user: Option<String>,
+    /// The verb that policy judges by.
+    pub verb: Option<String>,
+    /// The resource: `pods`, `pods/exec`.
+    pub resource: Option<String>,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// The session, or the grant.
+    pub session: Option<String>,
+    /// The request.
+    pub id: Option<AuditId>,
+    /// A status, or its first digit: 404, 4.
+    pub status: Option<u16>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+    /// A part of the command in words.
+    pub text: Option<String>,
+    /// Intents too. A request is one line otherwise: its outcome.
+    pub intents: bool,
+}
+
+impl Filter {
+    /// Whether to show the record.
+    #[must_use]
+    pub fn matches(&self, entry: &Entry) -> bool {
+        let view = View::of(&entry.record);
+        let equal =
+            |want: &Option<String>, is: Option<&str>| want.as_deref().is_none_or(|want| is == Some(want));
+        let resource = view.info.map(RequestInfo::resource_path);
+        (self.intents || !matches!(entry.record, Record::Intent(_)))
+            && self.since.is_none_or(|since| entry.time >= since)
+            && self.until.is_none_or(|until| entry.time < until)
+            && equal(&self.user, view.user)
+            && equal(&self.verb, view.info.map(RequestInfo::effective_verb))
+            && equal(&self.resource, resource.as_deref())
+            && equal(&self.namespace, view.info.map(|info| info.namespace.as_str()))
+            && self.session.as_deref().is_none_or(|want| [view.session, view.grant].contains(&Some(want)))
+            && self.id.is_none_or(|id| view.id == Some(id))
+            && self.status.is_none_or(|want| view.status.is_some_and(|is| is == want || is / 100 == want))
+            && self
+                .text
+                .as_deref()
+                .is_none_or(|text| view.command.is_some_and(|command| command.contains(text)))
+    }
+}
+
+/// What filters and lines look at, whatever the record's type.
+#[derive(Default)]
+struct View<'a> {
+    id: Option<AuditId>,
+    user: Option<&'a str>,
+    session: Option<&'a str>,
+    grant: Option<&'a str>,
+    info: Option<&'a RequestInfo>,
+    command: Option<&'a str>,
+    status: Option<u16>,
+}
+
+impl<'a> View<'a> {
+    fn of(record: &'a Record) -> Self {
+        match record {
+            Record::Intent(intent) => Self {
+                id: Some(intent.id),
+                user: intent.identity.as_ref().map(|identity| identity.user.as_str()),
+                session: intent.session.as_deref(),
+                grant: intent.grant.as_ref().map(|grant| grant.id.as_str()),
+                info: Some(&intent.request.info),
+                command: Some(&intent.command),
+                status: None,
+            },
+            Record::Outcome(outcome) => Self {
+                id: Some(outcome.id),
+                user: outcome.user.as_deref(),
+                session: outcome.session.as_deref(),
+                grant: outcome.grant.as_deref(),
+                info: Some(&outcome.info),
+                command: Some(&outcome.command),
+                status: outcome.status,
+            },
+            Record::Event(event) => Self {
+                id: event.audit_id,
+                user: event.identity.as_ref().map(|identity| identity.user.as_str()),
+                grant: event.grant.as_deref(),
+                ..Self::default()
+            },
+            _ => Self::default(),
+        }
+    }
+}
+
+impl Entry {
+    /// The record in one line: when, who, what, what came of it. Nothing in it can move a terminal's cursor.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = format!("{:.3}  ", self.time);
+        // Writing to a string cannot fail.
+        let _ = match &self.record {
+            Record::Intent(intent) => intent_line(&mut line, intent),
+            Record::Outcome(outcome) => outcome_line(&mut line, outcome),
+            Record::Event(event) => event_line(&mut line, event),
+            Record::Started(started) if started.unknown > 0 => {
+                write!(line, "-  log opened; the outcome of {} requests is unknown", started.unknown)
+            }
+            Record::Started(_) => line.write_str("-  log opened"),
+            Record::Stopped(_) => line.write_str("-  log closed"),
+            Record::Recovered(recovered) => {
+                let why = recovered.error.as_deref().unwrap_or("a write had been cut short");
+                write!(line, "-  storage repaired ({}: {why})", recovered.cause)
+            }
+            Record::Unknown => line.write_str("-  a record of another version"),
+        };
+        line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    }
+}
+
+fn intent_line(line: &mut String, intent: &Intent) -> std::fmt::Result {
+    let user = intent.identity.as_ref().map_or("-", |identity| identity.user.as_str());
+    write!(line, "{user}  {}  …", intent.command)?;
+    verdict(line, intent.verdict.as_ref())?;
+    if let Some(approval) = &intent.approval {
+        write!(line, "  approved by {}", approval.approvers.join(", "))?;
+    }
+    Ok(())
+}
+
+fn outcome_line(line: &mut String, outcome: &Outcome) -> std::fmt::Result {
+    let user = outcome.user.as_deref().unwrap_or("-");
+    write!(line, "{user}  {}  ", outcome.command)?;
+    match outcome.status {
+        Some(status) => write!(line, "{status}")?,
+        None => line.push('-'),
+    }
+    if outcome.end != End::Completed {
+        write!(line, " {}", outcome.end.as_str())?;
+    }
+    verdict(line, outcome.verdict.as_ref())?;
+    if let Some(ticket) = &outcome.ticket {
+        write!(line, "  ticket={ticket}")?;
+    }
+    if let Some(refusal) = &outcome.refusal {
+        write!(line, "  {}", refusal.code)?;
+    }
+    let masked: u64 = outcome.masked.values().sum();
+    if masked > 0 {
+        write!(line, "  masked={masked}")?;
+    }
+    if let Some(stream) = &outcome.stream {
+        match stream.exit {
+            Some(exit) => write!(line, "  exit={exit}")?,
+            None => write!(line, "  {}", stream.ended)?,
+        }
+        if stream.recording.is_some() {
+            line.push_str("  recorded");
+        }
+    }
+    Ok(())
+}
+
+fn event_line(line: &mut String, event: &Event) -> std::fmt::Result {
+    let user = event.identity.as_ref().map_or("-", |identity| identity.user.as_str());
+    let kind = serde_json::to_value(event.kind).unwrap_or_default();
+    write!(line, "{user}  {}", kind.as_str().unwrap_or("event"))?;
+    for (name, value) in [("ticket", &event.ticket), ("grant", &event.grant)] {
+        if let Some(value) = value {
+            write!(line, "  {name}={value}")?;
+        }
+    }
+    event.details.iter().try_for_each(|(name, value)| match value.as_str() {
+        Some(text) => write!(line, "  {name}={text}"),
+        None => write!(line, "  {name}={value}"),
+    })
+}
+
+fn verdict(line: &mut String, verdict: Option<&Verdict>) -> std::fmt::Result {
+    let Some(verdict) = verdict else { return Ok(()) };
+    line.push_str(match verdict.decision {
+        Decision::Allow => "  allow",
+        Decision::Deny => "  deny",
+        Decision::Hold(_) => "  hold",
+    });
+    match &verdict.rule {
+        Some(rule) => write!(line, "({rule})"),
+        None => Ok(()),
+    }
+}

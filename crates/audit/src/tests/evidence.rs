@@ -1,0 +1,100 @@
+//! Restarts, crashes, and events.
+
+use portcullis_core::{Event, EventKind, EventSink as _};
+
+use super::*;
+use crate::{AuditVerifier, End};
+
+/// The files as a crash at this moment would leave them.
+fn crash(gateway: &Gateway) -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_dir() {
+                std::fs::create_dir(&target).unwrap();
+                copy(&path, &target);
+            } else if path.extension().is_none_or(|extension| extension != "tmp") {
+                std::fs::copy(&path, &target).unwrap();
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // No checkpoint may be written while the files are copied.
+    copy(gateway.dir.path(), dir.path());
+    dir
+}
+
+fn rarely(options: AuditOptions) -> AuditOptions {
+    options.ledger(|ledger| ledger.checkpoint_interval(std::time::Duration::from_secs(3600)))
+}
+
+#[tokio::test]
+async fn an_intent_without_an_outcome_is_closed_as_unknown_at_the_next_start() {
+    let gateway = Gateway::with(rarely);
+    text(send(&gateway.answering("done"), get("/done")).await).await;
+    let service = gateway.around(authenticate, |_| std::future::pending::<Response<Body>>());
+    let mut waiting = Box::pin(service.oneshot(post("/orders", "{}")));
+    while gateway.seen() < 2 {
+        assert!(poll_once(&mut waiting).await.is_pending());
+        tokio::task::yield_now().await;
+    }
+    let crashed = crash(&gateway);
+    let open = gateway.intents()[1].id;
+
+    let (audit, opened) = Audit::open(crashed.path(), rarely(AuditOptions::new(ORIGIN))).unwrap();
+    assert_eq!(opened.unknown, [open]);
+    let outcome = outcomes(&records(crashed.path())).pop().unwrap();
+    assert_eq!((outcome.id, outcome.end, outcome.user.as_deref()), (open, End::Unknown, Some("ann")));
+    assert_eq!(outcome.command, "create --raw /orders");
+    audit.close().await;
+    let report = AuditVerifier::open(crashed.path()).unwrap().run().unwrap();
+    assert!(report.is_ok() && report.open.is_empty());
+
+    // Once closed, it stays closed; after a stop in good order nothing is looked for.
+    for _ in 0..2 {
+        let (audit, opened) = Audit::open(crashed.path(), AuditOptions::new(ORIGIN)).unwrap();
+        assert!(opened.unknown.is_empty() && !opened.recovered);
+        audit.close().await;
+    }
+    drop(waiting);
+    assert_eq!(gateway.outcomes(2)[1].end, End::Aborted);
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_told_of_in_the_log_s_own_words() {
+    let gateway = Gateway::with(rarely);
+    text(send(&gateway.answering("done"), get("/done")).await).await;
+    let crashed = crash(&gateway);
+    let segment = std::fs::read_dir(crashed.path().join("segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes.truncate(bytes.len() - 5);
+    std::fs::write(&segment, bytes).unwrap();
+    let (audit, opened) = Audit::open(crashed.path(), AuditOptions::new(ORIGIN)).unwrap();
+    assert!(opened.recovered);
+    assert_eq!(opened.unknown.len(), 1, "the outcome was cut off, its intent was not");
+    audit.close().await;
+    let lines: Vec<_> = AuditReader::new(crashed.path())
+        .records(0)
+        .unwrap()
+        .map(|stored| stored.unwrap().entry.line())
+        .collect();
+    assert!(lines.iter().any(|line| line.contains("storage repaired (tornTail")), "{lines:#?}");
+    assert!(AuditVerifier::open(crashed.path()).unwrap().run().unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn events_are_on_the_disk_when_they_are_recorded() {
+    let gateway = Gateway::new();
+    let event = Event::new(EventKind::Granted).by(&ann()).grant("g1").with("profile", "deploy");
+    let receipt = gateway.audit.record(event.clone()).await.unwrap();
+    assert!(receipt.durable);
+    assert_eq!(
+        gateway.records()[usize::try_from(receipt.index).unwrap()],
+        Record::Event(Box::new(event.clone()))
+    );
+    gateway.audit.close().await;
+    let error = gateway.audit.record(event).await.unwrap_err();
+    assert!(error.to_string().contains("closed"), "{error}");
+    assert!(!gateway.audit.health().is_healthy());
+}

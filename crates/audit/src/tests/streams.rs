@@ -1,0 +1,252 @@
+//! Upgraded streams: sessions are recorded, the rest is counted.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use portcullis_core::{
+    Channel, Direction, Ended, StreamEnd, StreamFrame, StreamInfo, StreamPlan, StreamStage, StreamTransport,
+};
+use portcullis_ledger::Hash;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{AuditVerifier, End};
+
+/// The layers around a service that upgrades, and hands the stages it opened to the test.
+fn upgrading(
+    gateway: &Gateway,
+    command: &'static [&'static str],
+) -> (Service, mpsc::UnboundedReceiver<Box<dyn StreamStage>>) {
+    let (send, receive) = mpsc::unbounded_channel();
+    let service = gateway.around(authenticate, move |request| -> Answer {
+        let send = send.clone();
+        Box::pin(async move {
+            let plan = request.extensions().get::<StreamPlan>().unwrap().clone();
+            let info = StreamInfo {
+                request: portcullis_core::RequestInfo::of(&request),
+                audit_id: None,
+                transport: StreamTransport::WebSocket,
+                subprotocol: "v5.channel.k8s.io".into(),
+                command: command.iter().map(|word| (*word).to_owned()).collect(),
+                container: Some("app".into()),
+                tty: false,
+            };
+            for stage in plan.open(&info).await.unwrap() {
+                send.send(stage).unwrap();
+            }
+            Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(Body::empty()).unwrap()
+        })
+    });
+    (service, receive)
+}
+
+fn frame(channel: Channel, data: &'static str) -> StreamFrame {
+    let direction = match channel {
+        Channel::Stdin | Channel::Resize => Direction::ToServer,
+        _ => Direction::ToClient,
+    };
+    StreamFrame { direction, channel, data: Bytes::from_static(data.as_bytes()), fin: false }
+}
+
+fn pass(stage: &mut dyn StreamStage, channel: Channel, data: &'static str) -> Result<(), String> {
+    let mut out = Vec::new();
+    stage.frame(frame(channel, data), &mut out).map_err(|abort| abort.to_string())?;
+    assert_eq!(out, [frame(channel, data)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_is_recorded_and_its_digest_is_in_the_outcome() {
+    let gateway = Gateway::new();
+    let (service, mut stages) = upgrading(&gateway, &["sh", "-c", "login hunter2"]);
+    let response = send(&service, get("/pods/web/exec?command=sh")).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert!(response.headers().contains_key("audit-id"));
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Resize, r#"{"Width":100,"Height":30}"#).unwrap();
+    pass(&mut *stage, Channel::Stdin, "ls\n").unwrap();
+    gateway.advance(Duration::from_millis(1500));
+    pass(&mut *stage, Channel::Stdout, "file\n").unwrap();
+    // In the file before it has gone on.
+    let path = gateway.dir.path().join("recordings").join(format!("{}.cast", gateway.intents()[0].id));
+    assert!(std::fs::read_to_string(&path).unwrap().ends_with("[1.5,\"o\",\"file\\n\"]\n"));
+    pass(&mut *stage, Channel::Stderr, "oops\n").unwrap();
+    let status = r#"{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+    pass(&mut *stage, Channel::Error, status).unwrap();
+    assert!(outcomes(&gateway.records()).is_empty());
+    stage.close(StreamEnd::Closed).await;
+
+    let outcome = gateway.outcomes(1).remove(0);
+    assert_eq!((outcome.end, outcome.status), (End::Completed, Some(101)));
+    let stream = outcome.stream.unwrap();
+    assert_eq!(
+        (stream.exit, stream.subprotocol.as_str(), stream.container.as_deref()),
+        (Some(3), "v5.channel.k8s.io", Some("app"))
+    );
+    assert_eq!((stream.channels["stdin"].bytes, stream.channels["stdout"].bytes), (3, 5));
+    assert_eq!(stream.channels["stdout"].sha256, Some(Hash::of(b"file\n")));
+    let recording = stream.recording.unwrap();
+    let cast = std::fs::read(&path).unwrap();
+    assert_eq!((recording.sha256, recording.bytes), (Hash::of(&cast), cast.len() as u64));
+    let cast = String::from_utf8(cast).unwrap();
+    assert!(
+        cast.contains(r#""width":100"#)
+            && cast.contains("login ***")
+            && cast.ends_with("[1.5,\"x\",\"3\"]\n"),
+        "{cast}"
+    );
+    assert!(!cast.contains("\"i\""), "what is typed is not recorded by default");
+
+    gateway.audit.close().await;
+    assert!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().is_ok());
+    std::fs::write(&path, cast.replace("oops", "fine")).unwrap();
+    assert_eq!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().changed[0].file, path);
+}
+
+#[tokio::test]
+async fn input_is_recorded_where_asked_for() {
+    let gateway = Gateway::with(|options| options.record_input(true));
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/attach")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Stdin, "whoami\n").unwrap();
+    stage.close(StreamEnd::Cut(Ended::Revoked)).await;
+    let outcome = gateway.outcomes(1).remove(0);
+    let stream = outcome.stream.unwrap();
+    assert_eq!((outcome.end, stream.ended.as_str()), (End::Aborted, "cut: the grant was revoked"));
+    let cast =
+        std::fs::read_to_string(gateway.dir.path().join("recordings").join(stream.recording.unwrap().file))
+            .unwrap();
+    assert!(
+        cast.contains(r#""i","whoami\n""#) && cast.contains(r#""x","cut: the grant was revoked""#),
+        "{cast}"
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_recorded_is_cut() {
+    let gateway = Gateway::with(|options| options.recording_limit(300));
+    let (service, mut stages) = upgrading(&gateway, &["yes"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Stdout, "y\n").unwrap();
+    let mut out = Vec::new();
+    let long = StreamFrame { data: "y\n".repeat(200).into(), ..frame(Channel::Stdout, "") };
+    let abort = stage.frame(long, &mut out).unwrap_err();
+    assert!(abort.to_string().contains("limit") && out.is_empty());
+    stage.close(StreamEnd::Aborted(abort.to_string())).await;
+    let outcome = gateway.outcomes(1).remove(0);
+    assert_eq!(outcome.end, End::Aborted);
+    assert!(outcome.stream.unwrap().recording.is_some());
+
+    // And one whose file cannot be made is not opened.
+    std::fs::remove_dir_all(gateway.dir.path().join("recordings")).unwrap();
+    let service = gateway.around(authenticate, |request| -> Answer {
+        Box::pin(async move {
+            let info = StreamInfo {
+                request: portcullis_core::RequestInfo::of(&request),
+                audit_id: None,
+                transport: StreamTransport::Spdy,
+                subprotocol: "v4.channel.k8s.io".into(),
+                command: vec![],
+                container: None,
+                tty: true,
+            };
+            let plan = request.extensions().get::<StreamPlan>().unwrap().clone();
+            let refused = plan.open(&info).await.err().unwrap();
+            Response::new(Body::from(refused.to_string()))
+        })
+    });
+    let told = text(send(&service, get("/pods/web/exec")).await).await;
+    assert!(told.contains("cannot be recorded"), "{told}");
+}
+
+#[tokio::test]
+async fn copies_and_forwarded_ports_are_counted_not_recorded() {
+    let gateway = Gateway::new();
+    let (service, mut stages) = upgrading(&gateway, &["tar", "cf", "-", "/data"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Stdout, "archive").unwrap();
+    stage.close(StreamEnd::Closed).await;
+    send(&service, get("/pods/web/portforward")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::PortData { port: 8080, id: 1 }, "hello").unwrap();
+    stage.close(StreamEnd::Disconnected(Direction::ToServer)).await;
+
+    let streams: Vec<_> = gateway.outcomes(2).into_iter().map(|outcome| outcome.stream.unwrap()).collect();
+    assert_eq!(
+        (&streams[0].recording, streams[0].channels["stdout"].sha256),
+        (&None, Some(Hash::of(b"archive")))
+    );
+    assert_eq!((&streams[1].recording, streams[1].channels["port/8080/toClient"].bytes), (&None, 5));
+    assert_eq!(std::fs::read_dir(gateway.dir.path().join("recordings")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn only_what_kubectl_cp_sends_counts_as_a_copy() {
+    for (command, recorded) in [
+        (&["tar", "-xmf", "-", "-C", "/tmp"] as &[_], false),
+        (&["tar", "--no-same-permissions", "--no-same-owner", "-xmf", "-"], false),
+        (&["tar", "cf", "-", "--to-command=sh"], true),
+        (&["tar", "-xmf", "-", "--to-command=sh"], true),
+        (&["tar", "cf", "-", "a", "b"], true),
+        (&["sh", "-c", "tar cf - /"], true),
+    ] {
+        let gateway = Gateway::new();
+        let (service, mut stages) = upgrading(&gateway, command);
+        send(&service, get("/pods/web/exec")).await;
+        stages.recv().await.unwrap().close(StreamEnd::Closed).await;
+        assert_eq!(
+            gateway.outcomes(1)[0].stream.as_ref().unwrap().recording.is_some(),
+            recorded,
+            "{command:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dropped_or_ends_too_early_has_an_outcome_too() {
+    let gateway = Gateway::new();
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Stdout, "hello").unwrap();
+    drop(stage);
+    let outcome = gateway.outcomes(1).remove(0);
+    let stream = outcome.stream.unwrap();
+    assert_eq!((outcome.end, stream.ended.as_str()), (End::Aborted, "dropped"));
+    assert!(stream.recording.is_some());
+
+    // Over before the answer to the upgrade has passed the audit layer.
+    let early = gateway.around(authenticate, |request| -> Answer {
+        Box::pin(async move {
+            let info = StreamInfo {
+                request: portcullis_core::RequestInfo::of(&request),
+                audit_id: None,
+                transport: StreamTransport::WebSocket,
+                subprotocol: String::new(),
+                command: vec!["true".into()],
+                container: None,
+                tty: false,
+            };
+            let plan = request.extensions().get::<StreamPlan>().unwrap().clone();
+            for stage in plan.open(&info).await.unwrap() {
+                stage.close(StreamEnd::Closed).await;
+            }
+            Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(Body::empty()).unwrap()
+        })
+    });
+    send(&early, get("/pods/web/exec")).await;
+    let outcome = gateway.outcomes(2).remove(1);
+    assert_eq!(outcome.end, End::Completed);
+    assert!(outcome.stream.unwrap().recording.is_some());
+
+    // A service that relays by itself.
+    let alone = gateway.around(authenticate, |_| async {
+        Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(Body::empty()).unwrap()
+    });
+    send(&alone, get("/socket")).await;
+    let outcome = gateway.outcomes(3).remove(2);
+    assert_eq!((outcome.end, outcome.status, outcome.stream), (End::Completed, Some(101), None));
+}

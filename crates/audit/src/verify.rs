@@ -1,0 +1,168 @@
+//! Proving the evidence: the log against its checkpoints, and what it names against what is stored.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use portcullis_core::AuditId;
+use portcullis_ledger::{Hash, NoteError, ReadError, Verified, Verifier, VerifyingKey};
+use sha2::{Digest as _, Sha256};
+
+use crate::reader::AuditReader;
+use crate::record::{Entry, Record};
+
+/// Verifies a log with everything it names. Blocks; the log may be in use.
+#[derive(Debug)]
+pub struct AuditVerifier {
+    reader: AuditReader,
+    verifier: Verifier,
+}
+
+/// What was found in a log that is what it was.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The log itself.
+    pub log: Verified,
+    /// How many intents it has.
+    pub intents: u64,
+    /// How many outcomes.
+    pub outcomes: u64,
+    /// Requests that have an intent but no outcome: under way, or of a process that died and was not started again.
+    pub open: Vec<AuditId>,
+    /// How many stored bodies and recordings are what their records say.
+    pub stored: u64,
+    /// How many are not there any more: retention drops bodies, the log stays.
+    pub missing: u64,
+    /// Those that are not what their records say.
+    pub changed: Vec<Changed>,
+}
+
+/// A stored body or recording that is not what its record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The record's index.
+    pub index: u64,
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl Report {
+    /// Whether everything that is there is what it was.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.changed.is_empty()
+    }
+}
+
+impl AuditVerifier {
+    /// Verifies the log in `dir` with the public key that lies there.
+    ///
+    /// # Errors
+    /// When there is no such key.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, ReadError> {
+        let dir = dir.into();
+        Ok(Self { reader: AuditReader::new(&dir), verifier: Verifier::open(&dir)? })
+    }
+
+    /// Verifies the log in `dir` with a public key kept elsewhere.
+    #[must_use]
+    pub fn with_key(dir: impl Into<PathBuf>, key: VerifyingKey) -> Self {
+        let dir = dir.into();
+        Self { reader: AuditReader::new(&dir), verifier: Verifier::with_key(&dir, key) }
+    }
+
+    /// Also demands that the log contain what this checkpoint, kept elsewhere, signed.
+    ///
+    /// # Errors
+    /// When it is not signed by the log's key.
+    pub fn knowing(mut self, checkpoint: &str) -> Result<Self, NoteError> {
+        self.verifier = self.verifier.knowing(checkpoint)?;
+        Ok(self)
+    }
+
+    /// Verifies everything.
+    ///
+    /// # Errors
+    /// The first record that is not what it was, or that a file cannot be read.
+    pub fn run(self) -> Result<Report, ReadError> {
+        let mut seen = Seen::new(self.reader);
+        let log = self.verifier.run_with(|entry| seen.record(entry.index, &entry.record))?;
+        let mut open: Vec<AuditId> = seen.open.into_iter().collect();
+        open.sort_unstable();
+        let Seen { intents, outcomes, stored, missing, changed, .. } = seen;
+        Ok(Report { log, intents, outcomes, open, stored, missing, changed })
+    }
+}
+
+struct Seen {
+    reader: AuditReader,
+    intents: u64,
+    outcomes: u64,
+    open: HashSet<AuditId>,
+    /// Bodies that many records name are read once.
+    checked: HashSet<Hash>,
+    stored: u64,
+    missing: u64,
+    changed: Vec<Changed>,
+}
+
+impl Seen {
+    fn new(reader: AuditReader) -> Self {
+        Self {
+            reader,
+            intents: 0,
+            outcomes: 0,
+            open: HashSet::new(),
+            checked: HashSet::new(),
+            stored: 0,
+            missing: 0,
+            changed: Vec::new(),
+        }
+    }
+
+    fn record(&mut self, index: u64, bytes: &[u8]) {
+        match serde_json::from_slice::<Entry>(bytes).map(|entry| entry.record) {
+            Ok(Record::Intent(intent)) => {
+                self.intents += 1;
+                self.open.insert(intent.id);
+                self.body(index, intent.body.and_then(|body| body.stored));
+            }
+            Ok(Record::Outcome(outcome)) => {
+                self.outcomes += 1;
+                self.open.remove(&outcome.id);
+                self.body(index, outcome.response.and_then(|response| response.stored));
+                if let Some(recording) = outcome.stream.and_then(|stream| stream.recording) {
+                    self.file(index, self.reader.recording(&recording.file), recording.sha256);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn body(&mut self, index: u64, digest: Option<Hash>) {
+        if let Some(digest) = digest.filter(|digest| self.checked.insert(*digest)) {
+            self.file(index, self.reader.bodies().path(digest), digest);
+        }
+    }
+
+    fn file(&mut self, index: u64, file: PathBuf, expected: Hash) {
+        match digest(&file) {
+            Ok(found) if found == expected => self.stored += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.missing += 1,
+            // What cannot be read cannot be vouched for.
+            Ok(_) | Err(_) => self.changed.push(Changed { index, file }),
+        }
+    }
+}
+
+fn digest(path: &Path) -> io::Result<Hash> {
+    let (mut file, mut digest, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Hash::new(digest.finalize().into())),
+            read => digest.update(&buffer[..read]),
+        }
+    }
+}
