@@ -18,7 +18,7 @@ const LAYERS: [&str; 6] = [
 ];
 
 /// (who, what it must not depend on in its normal build, why).
-const FORBIDDEN: [(&str, &[&str], &str); 4] = [
+const FORBIDDEN: [(&str, &[&str], &str); 3] = [
     (
         "portcullis-core",
         &["tokio", "hyper", "kube", "k8s-openapi"],
@@ -34,7 +34,6 @@ const FORBIDDEN: [(&str, &[&str], &str); 4] = [
         &["tokio", "tokio-util", "futures-util", "hyper", "http", "tower", "kube"],
         "the ledger is synchronous and knows no HTTP",
     ),
-    ("portcullis-kube", &["kube"], "the data path is plain hyper"),
 ];
 
 /// Crates that stand at the bottom: (who, the only ones of ours that it may use).

@@ -42,11 +42,12 @@ fn deny() -> Result {
         return Ok(());
     };
     let mut deny = command::program(cargo_deny);
-    // Run by hand and not by cargo, it has to be told the subcommand's place.
-    deny.args(["--workspace", "--all-features", "--locked", "--log-level=warn", "check"]);
-    command::run(
-        deny.arg("--config").arg(command::root().join(".deny.toml")).args(["bans", "licenses", "sources"]),
-    )
+    deny.arg("--config").arg(command::root().join(".deny.toml"));
+    // Warnings, which are versions that stand twice, are for who asks: the same with
+    // `--log-level=warn`.
+    deny.args(["--workspace", "--all-features", "--locked", "--log-level=error"]);
+    deny.args(["check", "bans", "licenses", "sources"]);
+    command::run(&mut deny)
 }
 
 fn cargo_deny() -> Option<PathBuf> {
