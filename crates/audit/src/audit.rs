@@ -14,7 +14,7 @@ use portcullis_ledger::{
     AppendError, Bodies, Durability, Health, Ledger, OpenError, ReadError, Reader, Slot, Writer,
 };
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::metrics;
@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) options: Settings,
     /// How many requests have no outcome yet.
     pub(crate) open: AtomicU64,
+    /// Whether the log cannot be written.
+    failing: watch::Receiver<bool>,
 }
 
 /// What is needed of the options while running.
@@ -77,6 +79,17 @@ impl Audit {
             let recovered = Record::Recovered(Recovered::from(recovery));
             encode(recovery_clock.now(), recovered).unwrap_or_else(|_| recovery.to_record())
         });
+        let (tell, failing) = watch::channel(false);
+        let ledger = ledger.on_failure(move |failure| {
+            metrics::failing(failure.is_some());
+            match failure {
+                Some(error) => {
+                    tracing::error!(error, "the audit log cannot be written: nothing is let through")
+                }
+                None => tracing::info!("the audit log can be written again"),
+            }
+            tell.send_replace(failure.is_some());
+        });
         let (ledger, recovery) = Ledger::open(&dir, ledger)?;
         let recordings = dir.join("recordings");
         std::fs::create_dir_all(&recordings).map_err(|source| OpenError::Io { path: recordings, source })?;
@@ -98,6 +111,7 @@ impl Audit {
             sessions: Sessions::new(session_idle),
             options: settings,
             open: AtomicU64::new(0),
+            failing,
             ledger: Mutex::new(Some(ledger)),
         };
         let unknown = inner.close_unknown()?;
@@ -142,6 +156,21 @@ impl Audit {
 
     pub(crate) fn redactor(&self) -> Option<&dyn Redactor> {
         self.inner.options.redactor.as_deref()
+    }
+
+    /// Whether the log cannot be written at present.
+    pub(crate) fn is_failing(&self) -> bool {
+        *self.inner.failing.borrow()
+    }
+
+    /// Resolves when the log cannot be written (any more). Never, once the log is closed.
+    pub(crate) fn failed(&self) -> BoxFuture<'static, ()> {
+        let mut failing = self.inner.failing.clone();
+        Box::pin(async move {
+            if failing.wait_for(|failing| *failing).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
     }
 
     pub(crate) fn reserve(&self) -> Result<Slot, RecordError> {

@@ -55,11 +55,14 @@ impl http_body::Body for CountingBody {
 ///
 /// Frames pass at once, so a watch is never delayed. Withheld is what would end it: the frame that completes a known
 /// length, the frame after which the body says that it has ended, the trailers, or else the end itself (over HTTP/1.1 the
-/// last chunk, over HTTP/2 the END_STREAM flag). Dropped before its end, it leaves an outcome that says `aborted`.
+/// last chunk, over HTTP/2 the END_STREAM flag). Dropped before its end, it leaves an outcome that says `aborted`. It is
+/// broken off when the log cannot be written any more: nothing runs unrecorded.
 pub(crate) struct RecordingBody {
     inner: Body,
     /// How much is still to come, if that is known.
     left: Option<u64>,
+    /// Resolves when the log fails.
+    failed: BoxFuture<'static, ()>,
     state: State,
 }
 
@@ -83,7 +86,8 @@ enum Withheld {
 impl RecordingBody {
     pub(crate) fn new(inner: Body, exchange: Exchange) -> Self {
         let left = inner.size_hint().exact();
-        Self { inner, left, state: State::Open(Some(Box::new(exchange))) }
+        let failed = exchange.context().audit.failed();
+        Self { inner, left, failed, state: State::Open(Some(Box::new(exchange))) }
     }
 
     /// Takes what came from the body: hands it out, or begins to record the end.
@@ -130,6 +134,13 @@ impl http_body::Body for RecordingBody {
         loop {
             match &mut this.state {
                 State::Open(exchange) => {
+                    if this.failed.as_mut().poll(cx).is_ready() {
+                        if let Some(mut exchange) = exchange.take() {
+                            exchange.error("the audit log failed");
+                        }
+                        this.state = State::Over;
+                        return Poll::Ready(Some(Err(RecordError("it has failed".into()).into())));
+                    }
                     let next = ready!(Pin::new(&mut this.inner).poll_frame(cx));
                     let mut exchange = exchange.take();
                     if let Some(frame) = this.take(&mut exchange, next) {

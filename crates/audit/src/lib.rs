@@ -58,7 +58,7 @@
 //! `portcullis_requests_total{verb,status,end}`, `portcullis_request_duration_seconds{verb}`,
 //! `portcullis_requests_in_flight`, `portcullis_refusals_total{code}`, `portcullis_audit_records_total{type}`,
 //! `portcullis_audit_append_seconds{durability}`, `portcullis_audit_failures_total{type}`, `portcullis_streams_open`,
-//! `portcullis_recorded_bytes_total`. Every label has few values by construction.
+//! `portcullis_recorded_bytes_total`, `portcullis_audit_failing`. Every label has few values by construction.
 
 mod audit;
 mod body;
@@ -78,6 +78,7 @@ pub use audit::{Audit, Opened};
 pub use commit::{CommitLayer, CommitService};
 pub use layer::{AuditLayer, AuditService};
 pub use options::AuditOptions;
+pub use portcullis_ledger as ledger;
 pub use reader::{AuditReader, Filter, Records, Stored};
 pub use record::{
     BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, Outcome, Record, Recording, Recovered,

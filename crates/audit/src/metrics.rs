@@ -71,3 +71,8 @@ pub(crate) fn stream_closed(recorded: u64) {
     gauge!("portcullis_streams_open").decrement(1.0);
     counter!("portcullis_recorded_bytes_total").increment(recorded);
 }
+
+/// Whether the log can be written.
+pub(crate) fn failing(failing: bool) {
+    gauge!("portcullis_audit_failing").set(if failing { 1.0 } else { 0.0 });
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use portcullis_core::{Redactor, RequestInfo, SharedClock, SystemClock};
 use portcullis_ledger::{Durability, Options as LedgerOptions};
+use tokio::time::Instant;
 
 /// Decides whether a copy of a response's body is kept.
 pub(crate) type KeepResponse = Arc<dyn Fn(&RequestInfo, StatusCode) -> bool + Send + Sync>;
@@ -32,7 +33,7 @@ impl AuditOptions {
     pub fn new(origin: impl Into<String>) -> Self {
         let origin = origin.into();
         Self {
-            ledger: LedgerOptions::new(origin.clone()),
+            ledger: LedgerOptions::new(origin.clone()).on_checkpoint(log_checkpoints()),
             origin,
             clock: Arc::new(SystemClock),
             redactor: None,
@@ -46,7 +47,9 @@ impl AuditOptions {
         }
     }
 
-    /// Changes how the ledger is kept: its key file, segment size, capacity, who hears its checkpoints.
+    /// Changes how the ledger is kept: its key file, segment size, capacity, who hears its checkpoints (by default the
+    /// operator's log, once a minute, so that they leave the host where logs do). Who hears of failures is the layers'
+    /// own business.
     #[must_use]
     pub fn ledger(mut self, change: impl FnOnce(LedgerOptions) -> LedgerOptions) -> Self {
         self.ledger = change(self.ledger);
@@ -119,6 +122,18 @@ impl AuditOptions {
     pub fn recording_limit(mut self, bytes: u64) -> Self {
         self.recording_limit = bytes;
         self
+    }
+}
+
+/// Whoever has the host can write history anew, but not against a checkpoint that has left it.
+fn log_checkpoints() -> impl FnMut(&str) + Send {
+    const PAUSE: Duration = Duration::from_secs(60);
+    let mut last: Option<Instant> = None;
+    move |note| {
+        if last.is_none_or(|last| last.elapsed() >= PAUSE) {
+            last = Some(Instant::now());
+            tracing::info!(target: "portcullis::checkpoint", note, "the audit log's checkpoint");
+        }
     }
 }
 

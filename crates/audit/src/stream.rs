@@ -1,7 +1,7 @@
 //! Upgraded streams: exec and attach sessions are recorded, of everything that passes the bytes are counted.
 //!
 //! **Invariants.** The recording is open before the first byte is relayed, and a frame is in the kernel before it goes on.
-//! If it cannot be written, or outgrows its limit, the stream is cut. The file's digest is in the request's outcome, which
+//! If it cannot be written, or outgrows its limit, or the log fails, the stream is cut. The file's digest is in the request's outcome, which
 //! is written when the stream ends.
 
 use std::collections::BTreeMap;
@@ -111,6 +111,9 @@ impl Recorder {
 impl StreamStageFactory for Recorder {
     fn open<'a>(&'a self, info: &'a StreamInfo) -> BoxFuture<'a, Result<Box<dyn StreamStage>, StreamAbort>> {
         Box::pin(async move {
+            if self.context.audit.is_failing() {
+                return Err(StreamAbort("the audit log has failed, so the stream is not opened".into()));
+            }
             let recording = match is_session(info) {
                 true => Some(self.open_recording(info).await?),
                 false => None,
@@ -236,6 +239,9 @@ const MOST_CHANNELS: usize = 64;
 
 impl StreamStage for Stage {
     fn frame(&mut self, frame: StreamFrame, out: &mut Vec<StreamFrame>) -> Result<(), StreamAbort> {
+        if self.context.audit.is_failing() {
+            return Err(StreamAbort("the audit log has failed, so the stream is cut".into()));
+        }
         self.count(&frame);
         if frame.channel == Channel::Error {
             let room = STATUS_LIMIT.saturating_sub(self.status.len());

@@ -40,12 +40,15 @@ pub struct Options {
     pub(crate) retry_interval: Duration,
     pub(crate) recovery_record: RecoveryRecord,
     pub(crate) on_checkpoint: Option<OnCheckpoint>,
+    pub(crate) on_failure: Option<OnFailure>,
     #[cfg(test)]
     pub(crate) faults: Arc<crate::log::Faults>,
 }
 
 /// Makes the record that tells of a recovery.
 pub(crate) type RecoveryRecord = Box<dyn Fn(&Recovery) -> Vec<u8> + Send>;
+/// Hears when writing begins to fail, and when it works again.
+pub(crate) type OnFailure = Box<dyn Fn(Option<&str>) + Send + Sync>;
 /// Hears each new checkpoint.
 pub(crate) type OnCheckpoint = Box<dyn FnMut(&str) + Send>;
 
@@ -62,6 +65,7 @@ impl Options {
             retry_interval: Duration::from_millis(250),
             recovery_record: Box::new(Recovery::to_record),
             on_checkpoint: None,
+            on_failure: None,
             #[cfg(test)]
             faults: Arc::default(),
         }
@@ -115,6 +119,14 @@ impl Options {
     #[must_use]
     pub fn on_checkpoint(mut self, hear: impl FnMut(&str) + Send + 'static) -> Self {
         self.on_checkpoint = Some(Box::new(hear));
+        self
+    }
+
+    /// Hears why writing fails, each time that begins, and `None` when it works again: for whoever has to stop what runs.
+    /// Called on the ledger's threads: it must not block.
+    #[must_use]
+    pub fn on_failure(mut self, hear: impl Fn(Option<&str>) + Send + Sync + 'static) -> Self {
+        self.on_failure = Some(Box::new(hear));
         self
     }
 }
@@ -238,7 +250,7 @@ impl Ledger {
             log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
         }
 
-        let shared = Arc::new(Shared::new(options.capacity, &log, checkpoint.size));
+        let shared = Arc::new(Shared::new(options.capacity, options.on_failure, &log, checkpoint.size));
         let public = key.verifying_key().clone();
         let interval = options.checkpoint_interval;
         let syncer = Syncer::new(shared.clone(), dir.clone(), key, interval, options.on_checkpoint, &log);

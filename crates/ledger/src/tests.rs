@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -250,13 +250,16 @@ fn a_full_queue_refuses_but_what_is_reserved_has_its_place() {
 }
 
 /// A ledger whose disk fails as the test says.
-fn failing() -> (TempDir, Ledger, Arc<Faults>) {
+fn failing() -> (TempDir, Ledger, Arc<Faults>, Receiver<bool>) {
     let dir = tempfile::tempdir().unwrap();
-    let options = small().retry_interval(Duration::from_millis(1));
+    let (tell, told) = channel();
+    let options = small().retry_interval(Duration::from_millis(1)).on_failure(move |failure| {
+        let _ = tell.send(failure.is_some());
+    });
     let faults = options.faults.clone();
     let (ledger, _) = Ledger::open(dir.path(), options).unwrap();
     append(&ledger, 0..7);
-    (dir, ledger, faults)
+    (dir, ledger, faults, told)
 }
 
 /// Appends until that works again: the ledger recovers by itself, in its own time.
@@ -269,7 +272,7 @@ fn append_when_possible(ledger: &Ledger, record: &[u8]) {
 
 #[test]
 fn a_full_disk_refuses_everything_then_recovers_and_loses_nothing() {
-    let (dir, ledger, faults) = failing();
+    let (dir, ledger, faults, told) = failing();
     let slot = ledger.writer().try_reserve().unwrap();
     faults.write.store(true, SeqCst);
     for durability in [Durability::Write, Durability::Fsync] {
@@ -290,6 +293,7 @@ fn a_full_disk_refuses_everything_then_recovers_and_loses_nothing() {
 
     faults.write.store(false, SeqCst);
     append_when_possible(&ledger, b"afterwards");
+    assert_eq!((told.recv(), told.recv()), (Ok(true), Ok(false)));
     assert!(ledger.writer().health().is_healthy());
     assert_eq!(ledger.writer().health().reserved, 0);
     ledger.close();
@@ -302,12 +306,13 @@ fn a_full_disk_refuses_everything_then_recovers_and_loses_nothing() {
 
 #[test]
 fn a_failing_flush_refuses_whoever_asked_for_it_and_loses_nothing() {
-    let (dir, ledger, faults) = failing();
+    let (dir, ledger, faults, told) = failing();
     faults.sync.store(true, SeqCst);
     let refused = ledger.writer().append_blocking(b"not durable".to_vec(), Durability::Fsync);
     assert!(matches!(refused, Err(AppendError::Failed(_))), "{refused:?}");
     faults.sync.store(false, SeqCst);
     append_when_possible(&ledger, b"afterwards");
+    assert_eq!(told.recv(), Ok(true));
     append(&ledger, 20..40);
     ledger.close();
     let verified = verify(dir.path()).unwrap();
@@ -319,7 +324,8 @@ fn a_failing_flush_refuses_whoever_asked_for_it_and_loses_nothing() {
 
 #[test]
 fn closing_while_the_disk_fails_ends() {
-    let (dir, ledger, faults) = failing();
+    let (dir, ledger, faults, told) = failing();
+    drop(told);
     ledger.checkpoint().unwrap();
     faults.write.store(true, SeqCst);
     faults.sync.store(true, SeqCst);

@@ -146,6 +146,7 @@ impl WriterThread {
         state.queue.append(&mut late);
         drop(state);
         self.shared.flush.notify_all();
+        self.shared.tell(None);
         true
     }
 }

@@ -12,6 +12,7 @@ use std::mem::take;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::ledger::OnFailure;
 use crate::log::{Dirty, Log};
 use crate::segment::MAX_RECORD;
 use crate::{Checkpoint, Frontier, Hash};
@@ -227,6 +228,7 @@ pub(crate) struct Shared {
     pub(crate) work: Condvar,
     /// Wakes the syncer, and the writer when it waits for the syncer.
     pub(crate) flush: Condvar,
+    on_failure: Option<OnFailure>,
 }
 
 pub(crate) struct State {
@@ -267,7 +269,7 @@ impl State {
 }
 
 impl Shared {
-    pub(crate) fn new(capacity: usize, log: &Log, checkpointed: u64) -> Self {
+    pub(crate) fn new(capacity: usize, on_failure: Option<OnFailure>, log: &Log, checkpointed: u64) -> Self {
         let state = State {
             queue: Vec::new(),
             late: Vec::new(),
@@ -286,7 +288,7 @@ impl Shared {
             wanted: Vec::new(),
             flushing: false,
         };
-        Self { state: Mutex::new(state), capacity, work: Condvar::new(), flush: Condvar::new() }
+        Self { state: Mutex::new(state), capacity, work: Condvar::new(), flush: Condvar::new(), on_failure }
     }
 
     /// The state. A thread that panicked while holding it has poisoned nothing: every change under the lock is whole.
@@ -298,6 +300,13 @@ impl Shared {
         self.lock().closing = true;
         self.work.notify_all();
         self.flush.notify_all();
+    }
+
+    /// Tells whoever listens that writing fails, or works again.
+    pub(crate) fn tell(&self, failure: Option<&str>) {
+        if let Some(hear) = &self.on_failure {
+            hear(failure);
+        }
     }
 
     /// Refuses everything from now on, and everybody who waits. What happened already is kept for later.
@@ -316,6 +325,7 @@ impl Shared {
         drop(state);
         self.work.notify_all();
         self.flush.notify_all();
+        self.tell(Some(&why));
         let error = AppendError::Failed(why);
         refused
             .into_iter()
@@ -357,5 +367,8 @@ impl Drop for ThreadGuard {
             .chain(waiters.into_iter().map(|(done, _)| done))
             .for_each(|done| done(Err(AppendError::Closed)));
         drop(wanted);
+        if std::thread::panicking() {
+            self.0.tell(Some("a thread of the ledger ended unexpectedly"));
+        }
     }
 }

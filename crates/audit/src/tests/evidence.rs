@@ -98,3 +98,48 @@ async fn events_are_on_the_disk_when_they_are_recorded() {
     assert!(error.to_string().contains("closed"), "{error}");
     assert!(!gateway.audit.health().is_healthy());
 }
+
+#[tokio::test]
+async fn a_log_that_fails_ends_streams_and_refuses_requests_until_it_works_again() {
+    // Each record begins a new segment, so that moving their directory away is a disk that fails.
+    let gateway = Gateway::with(|options| {
+        options.ledger(|ledger| ledger.segment_size(1).retry_interval(std::time::Duration::from_millis(1)))
+    });
+    let service = gateway.answering("fine");
+    let (_feed, body) = channel();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let watching = gateway.around(authenticate, move |_| {
+        let body = body.lock().unwrap().take().unwrap();
+        async move { Response::new(body) }
+    });
+    let mut watch = send(&watching, get("/watch")).await.into_body();
+    let (segments, away) = (gateway.dir.path().join("segments"), gateway.dir.path().join("away"));
+    std::fs::rename(&segments, &away).unwrap();
+
+    let refused = send(&service, get("/refused")).await;
+    assert_eq!(refused.status(), http::StatusCode::SERVICE_UNAVAILABLE);
+    let cut = next(&mut watch).await.unwrap().unwrap_err();
+    assert!(cut.contains("audit log"), "{cut}");
+    assert_eq!(next(&mut watch).await, None);
+    assert!(!gateway.audit.health().is_healthy());
+    assert_eq!(gateway.seen(), 1, "only the watch has passed");
+
+    std::fs::rename(&away, &segments).unwrap();
+    let mut response = send(&service, get("/again")).await;
+    while response.status() != http::StatusCode::OK {
+        tokio::task::yield_now().await;
+        response = send(&service, get("/again")).await;
+    }
+    assert_eq!(text(response).await, "fine");
+    // What had happened meanwhile was kept, and is on record now.
+    let outcomes = gateway.outcomes(3);
+    let of = |command: &str| outcomes.iter().find(|outcome| outcome.command.ends_with(command)).unwrap();
+    assert_eq!(
+        (of("/watch").end, of("/watch").error.as_deref()),
+        (End::Aborted, Some("the audit log failed"))
+    );
+    assert_eq!((of("/refused").end, of("/refused").intent), (End::Refused, None));
+    drop(watch);
+    gateway.audit.close().await;
+    assert!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().is_ok());
+}
