@@ -56,7 +56,7 @@ impl OpenError {
 /// The advice for a file that SQLite finds damaged.
 pub(crate) fn damaged(finding: &str) -> String {
     format!(
-        "it is damaged ({finding}); restore it from a backup, or move it away and start anew, which ends all grants"
+        "it is damaged ({finding}); restore it from a backup, or move it away and start anew, which ends all grants and open tickets"
     )
 }
 
@@ -102,6 +102,12 @@ pub(crate) enum Failure {
     Record { what: &'static str, id: String, line: usize, column: usize },
     #[error("{0} is out of range")]
     Range(&'static str),
+}
+
+impl From<Failure> for portcullis_hold::StoreError {
+    fn from(failure: Failure) -> Self {
+        Self(failure.to_string())
+    }
 }
 
 impl From<Failure> for portcullis_jit::StoreError {

@@ -1,7 +1,7 @@
-//! Keeps what must survive a restart: the grants of `portcullis-jit` in an SQLite file.
+//! Keeps what must survive a restart, in one SQLite file: the grants of `portcullis-jit` and the tickets of `portcullis-hold`.
 //!
-//! [`SqliteStore`] implements [`GrantStore`]. A grant that was revoked before a crash is revoked after it; one that was good is
-//! still good.
+//! [`SqliteStore`] implements [`GrantStore`] and [`TicketStore`]. A grant that was revoked before a crash is revoked after it, and
+//! one that was good is still good; an approval that was used stays used, and one that was given still waits for its request.
 //!
 //! ```
 //! use std::{convert::Infallible, path::Path, sync::Arc};
@@ -63,12 +63,14 @@
 //! * No secret is kept: digests of renewal secrets, and redacted copies, are all that comes in.
 //!
 //! [`GrantStore`]: portcullis_jit::GrantStore
+//! [`TicketStore`]: portcullis_hold::TicketStore
 
 mod error;
 mod grants;
 mod record;
 mod schema;
 mod sqlite;
+mod tickets;
 
 pub use error::{HealthError, OpenError, OpenErrorKind};
 pub use sqlite::SqliteStore;

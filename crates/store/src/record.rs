@@ -6,8 +6,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::error::Failure;
 
 /// A record as JSON. `what` and `id` name it in errors.
-pub(crate) fn encode<T: Serialize>(what: &'static str, id: &str, record: &T) -> Result<String, Failure> {
-    serde_json::to_string(record).map_err(|error| unreadable(what, id, &error))
+///
+/// It is read back at once: what can be written and not read (JSON nested too deeply: a client chooses what its objects look
+/// like) would otherwise spoil every list it is in.
+pub(crate) fn encode<T: Serialize + DeserializeOwned>(
+    what: &'static str,
+    id: &str,
+    record: &T,
+) -> Result<String, Failure> {
+    let json = serde_json::to_string(record).map_err(|error| unreadable(what, id, &error))?;
+    decode::<T>(what, id, &json)?;
+    Ok(json)
 }
 
 /// A record from JSON.

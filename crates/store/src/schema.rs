@@ -11,7 +11,10 @@ const APPLICATION_ID: i64 = 0x506f_7274;
 
 /// Each brings a file from the version of its place in the list to the next, and says so in `user_version`. A step that was
 /// ever released is never edited; a change is another step.
-const STEPS: &[&str] = &[include_str!("../migrations/sqlite/0001_grants.sql")];
+const STEPS: &[&str] = &[
+    include_str!("../migrations/sqlite/0001_grants.sql"),
+    include_str!("../migrations/sqlite/0002_tickets.sql"),
+];
 
 /// Looks before anything is changed, by a connection that sets no journal mode, which would change a stranger's file.
 pub(crate) async fn inspect(path: &Path, options: &SqliteConnectOptions) -> Result<(), OpenError> {

@@ -26,7 +26,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reads run beside each other and beside the one writer (<https://www.sqlite.org/wal.html>).
 const READERS: u32 = 4;
 
-/// Keeps grants in one SQLite file. Clones share it; so may other processes on the same machine.
+/// Keeps grants and tickets in one SQLite file. Clones share it; so may other processes on the same machine.
 ///
 /// The file is in WAL mode: two files beside it, with `-wal` and `-shm` at the end of their names, belong to it, and it must
 /// not be on a network file system.

@@ -2,6 +2,8 @@
 
 mod file;
 mod grants;
+mod model;
+mod tickets;
 
 use std::path::PathBuf;
 

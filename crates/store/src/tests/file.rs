@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
+use portcullis_hold::{TicketQuery, TicketStore};
 use portcullis_jit::GrantStore;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -89,6 +90,15 @@ async fn a_damaged_file_is_refused() {
 }
 
 #[tokio::test]
+async fn a_file_of_an_older_version_is_brought_up_to_date() {
+    let (_directory, path) = scratch();
+    run(&path, include_str!("../../migrations/sqlite/0001_grants.sql")).await;
+    let store = open(&path).await;
+    assert!(TicketStore::list(&store, &TicketQuery::default()).await.unwrap().is_empty());
+    assert!(GrantStore::list(&store, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn an_empty_file_becomes_a_store() {
     let (_directory, path) = scratch();
     fs::write(&path, "").unwrap();
@@ -120,5 +130,5 @@ async fn health_notices_what_would_be_lost() {
     assert!(store.health().await.unwrap_err().to_string().contains("readonly"));
     store.close().await;
     store.health().await.unwrap_err();
-    store.list(1).await.unwrap_err();
+    GrantStore::list(&store, 1).await.unwrap_err();
 }
