@@ -105,7 +105,7 @@ impl OidcAuthenticator {
                     keys: state.keys.len(),
                     fetched_at: state.fetched_at,
                     last_error: state.last_error.clone(),
-                    is_usable: issuer.keys.usable().is_some(),
+                    is_usable: issuer.keys.is_usable(),
                 }
             })
             .collect();
@@ -155,23 +155,7 @@ impl OidcAuthenticator {
         // Nothing of this is verified yet, but it can only refuse.
         let expires_at = issuer.rules.check_envelope(&unverified.claims, self.clock.now(), self.leeway)?;
 
-        let id = unverified.key_id.as_deref();
-        let state = issuer.keys.keys_for(id).await?;
-        let mut candidates = state.keys.candidates(id, algorithm).peekable();
-        if candidates.peek().is_none() {
-            return Err(AuthenticationError::invalid(
-                "oidc/unknown-key",
-                "the token was signed by a key that its issuer does not publish",
-                format!("kid {}, algorithm {algorithm:?}", shown(id.unwrap_or("none"))),
-            ));
-        }
-        if !candidates.any(|key| algorithm.verifies(unverified.signed, unverified.signature, key)) {
-            return Err(AuthenticationError::invalid(
-                "oidc/bad-signature",
-                "the token's signature is wrong",
-                format!("kid {}, algorithm {algorithm:?}", shown(id.unwrap_or("none"))),
-            ));
-        }
+        let generation = issuer.check_signature(&unverified, algorithm).await?;
 
         let identity = issuer.rules.identity(&unverified.claims)?;
         let leeway = SignedDuration::try_from(self.leeway).unwrap_or_default();
@@ -179,10 +163,7 @@ impl OidcAuthenticator {
         let expiry = Expiry { clock: self.clock.clone(), at: good_until };
         let liveness = self.disabled.liveness(&identity.issuer, &identity.subject).and(Liveness::new(expiry));
         let authenticated = Authenticated { identity, expires_at: Some(expires_at), liveness };
-        self.cache.insert(
-            digest,
-            Verified { authenticated: authenticated.clone(), generation: state.generation, good_until },
-        );
+        self.cache.insert(digest, Verified { authenticated: authenticated.clone(), generation, good_until });
         Ok(authenticated)
     }
 
@@ -205,6 +186,38 @@ impl OidcAuthenticator {
 }
 
 impl TrustedIssuer {
+    /// Checks the signature by the issuer's keys, and yields their generation.
+    async fn check_signature(
+        &self,
+        unverified: &Unverified<'_>,
+        algorithm: SigningAlgorithm,
+    ) -> Result<u64, AuthenticationError> {
+        let id = unverified.key_id.as_deref();
+        let invalid = |code, why| {
+            let detail = format!("kid {}, algorithm {algorithm:?}", shown(id.unwrap_or("none")));
+            Err(AuthenticationError::invalid(code, why, detail))
+        };
+        let mut state = self.keys.keys_for(id).await?;
+        loop {
+            let mut candidates = state.keys.candidates(id, algorithm).peekable();
+            if candidates.peek().is_none() {
+                return invalid(
+                    "oidc/unknown-key",
+                    "the token was signed by a key that its issuer does not publish",
+                );
+            }
+            if candidates.any(|key| algorithm.verifies(unverified.signed, unverified.signature, key)) {
+                return Ok(state.generation);
+            }
+            drop(candidates);
+            // Some issuers make a new key and give it the old one's id.
+            match self.keys.newer_than(state.generation).await {
+                Some(newer) => state = newer,
+                None => return invalid("oidc/bad-signature", "the token's signature is wrong"),
+            }
+        }
+    }
+
     fn algorithm(&self, unverified: &Unverified<'_>) -> Result<SigningAlgorithm, AuthenticationError> {
         SigningAlgorithm::named(&unverified.algorithm)
             .filter(|algorithm| self.rules.algorithms.is_empty() || self.rules.algorithms.contains(algorithm))

@@ -105,10 +105,7 @@ impl KeyProvider {
     /// The keys, if they are fresh enough to be used; has them renewed if they are getting old.
     pub(crate) fn usable(self: &Arc<Self>) -> Option<Arc<State>> {
         let state = self.state.load_full();
-        let age = self.clock.now().duration_since(state.fetched_at?);
-        if age > signed(self.schedule.tolerance) {
-            return None;
-        }
+        let age = self.age_within_tolerance(&state)?;
         if age > signed(self.schedule.refresh)
             && self.may_fetch(&state)
             && let Ok(turn) = self.fetching.clone().try_lock_owned()
@@ -116,6 +113,24 @@ impl KeyProvider {
             tokio::spawn(self.clone().fetch_now(turn));
         }
         Some(state)
+    }
+
+    /// Whether the keys are fresh enough to be used. Fetches nothing.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.age_within_tolerance(&self.state.load()).is_some()
+    }
+
+    fn age_within_tolerance(&self, state: &State) -> Option<SignedDuration> {
+        let age = self.clock.now().duration_since(state.fetched_at?);
+        (age <= signed(self.schedule.tolerance)).then_some(age)
+    }
+
+    /// Keys that are newer than those of `generation`, if the issuer has any. Asks it no more often than for unknown ids.
+    pub(crate) async fn newer_than(self: &Arc<Self>, generation: u64) -> Option<Arc<State>> {
+        if self.may_fetch(&self.state.load()) {
+            self.fetch().await;
+        }
+        self.usable().filter(|state| state.generation != generation)
     }
 
     /// Fetches now, or waits for whoever is fetching.

@@ -259,6 +259,22 @@ async fn a_new_key_is_found_and_made_up_ones_cost_little() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_key_under_an_old_id_is_found_too() {
+    let setup = setup();
+    assert!(setup.outcome(&setup.good()).await.is_ok());
+    let new = Key::es256();
+    setup.issuer.publish(&[new.public("k1")]);
+    let token = new.token("k1", &claims());
+    setup.refused(&token, "oidc/bad-signature").await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(setup.outcome(&token).await, Ok("a:ann".into()));
+    for _ in 0..100 {
+        setup.refused(&Key::es256().token("k1", &claims()), "oidc/bad-signature").await;
+    }
+    assert_eq!(setup.issuer.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_are_renewed_in_the_background() {
     let setup = setup();
     let long = setup.key.token("k1", &with("exp", json!(START + 86_400)));
