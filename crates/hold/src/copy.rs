@@ -5,7 +5,6 @@ use http::{
     HeaderMap, Method, Uri,
     header::{CONTENT_TYPE, USER_AGENT},
 };
-use percent_encoding::percent_decode_str;
 use portcullis_core::{AuditId, RedactedCopy, Redactor, RequestInfo};
 use serde_json::Value;
 
@@ -78,7 +77,7 @@ pub(crate) fn copy(
     }
 }
 
-/// The request as one would type it: `kubectl -n shop delete pods/web`, or `POST /orders/7/refunds`.
+/// The request as one would type it: `delete pods web -n shop`, or `POST /orders/7/refunds`.
 fn in_words(
     redactor: &dyn Redactor,
     info: &RequestInfo,
@@ -89,41 +88,11 @@ fn in_words(
     if !info.is_resource_request {
         return format!("{method} {}", redactor.uri(info, uri));
     }
-    let namespace = match info.namespace.is_empty() || info.resource == "namespaces" {
-        true => String::new(),
-        false => format!(" -n {}", info.namespace),
-    };
-    let resource = match info.api_group.is_empty() {
-        true => info.resource.clone(),
-        false => format!("{}.{}", info.resource, info.api_group),
-    };
-    let name = if info.name.is_empty() { name_in(body) } else { info.name.clone() };
-    let target = match name.is_empty() {
-        true => resource,
-        false => format!("{resource}/{name}"),
-    };
-    let dry_run = if info.dry_run { " --dry-run=server" } else { "" };
-    match info.subresource.as_str() {
-        "exec" => format!("kubectl{namespace} exec {name} -- {}", argv(redactor, uri)),
-        "attach" => format!("kubectl{namespace} attach {name}"),
-        "portforward" => format!("kubectl{namespace} port-forward {name}"),
-        "eviction" => format!("kubectl{namespace} drain (evict) {target}{dry_run}"),
-        "" => format!("kubectl{namespace} {} {target}{dry_run}", typed_verb(&info.verb)),
-        subresource => {
-            format!(
-                "kubectl{namespace} {} {target} --subresource={subresource}{dry_run}",
-                typed_verb(&info.verb)
-            )
-        }
+    let mut info = info.clone();
+    if info.name.is_empty() && info.verb == "create" {
+        info.name = name_in(body);
     }
-}
-
-fn typed_verb(verb: &str) -> &str {
-    match verb {
-        "update" => "replace",
-        "deletecollection" => "delete --all",
-        verb => verb,
-    }
+    info.in_words(uri.query(), |text| redactor.text(text))
 }
 
 /// The name of a new object, which stands only in its (redacted) body.
@@ -136,21 +105,6 @@ fn name_in(body: &HeldBody) -> String {
         (None, Some(prefix)) => format!("{prefix}*"),
         (None, None) => String::new(),
     }
-}
-
-/// The arguments of an exec, each redacted, quoted where a shell would need it.
-fn argv(redactor: &dyn Redactor, uri: &Uri) -> String {
-    let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let arguments = pairs.filter(|(name, _)| *name == "command").map(|(_, value)| {
-        let argument = percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned();
-        let argument = redactor.text(&argument);
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-        match !argument.is_empty() && argument.chars().all(is_plain) {
-            true => argument,
-            false => format!("'{}'", argument.replace('\'', r"'\''")),
-        }
-    });
-    arguments.collect::<Vec<_>>().join(" ")
 }
 
 /// The text, cut where it is too long, without control characters: it is printed on people's terminals.
@@ -205,24 +159,24 @@ mod tests {
 
     #[test]
     fn requests_are_put_in_words() {
-        check(info("delete", "", "shop", "pods", "web"), "/", "", "kubectl -n shop delete pods/web");
+        check(info("delete", "", "shop", "pods", "web"), "/", "", "delete pods web -n shop");
         check(
             info("create", "rbac.authorization.k8s.io", "", "clusterrolebindings", ""),
             "/",
             r#"{"metadata":{"name":"ops"}}"#,
-            "kubectl create clusterrolebindings.rbac.authorization.k8s.io/ops",
+            "create clusterrolebindings.rbac.authorization.k8s.io ops",
         );
         check(
             info("get", "", "shop", "pods/exec", "web"),
             "/x?command=mysql&command=-phunter2&command=a%20b&stdin=true",
             "",
-            "kubectl -n shop exec web -- mysql '-p***' 'a b'",
+            "exec web -n shop -i -- mysql '-p***' 'a b'",
         );
         check(
             info("update", "apps", "a", "deployments/scale", "x"),
             "/",
             "{}",
-            "kubectl -n a replace deployments.apps/x --subresource=scale",
+            "scale deployments.apps x -n a",
         );
         check(RequestInfo::non_resource(&Method::POST, "/pay"), "/pay?x=1", "", "POST /pay?x=1");
     }

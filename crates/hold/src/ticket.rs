@@ -77,7 +77,7 @@ pub struct HeldRequest {
     pub method: String,
     /// Its target, redacted.
     pub uri: String,
-    /// The command in words, as one would type it, redacted.
+    /// The command in words, as one would type it (without the word `kubectl`), redacted.
     pub command: String,
     /// Its `Content-Type`.
     #[serde(skip_serializing_if = "Option::is_none")]
