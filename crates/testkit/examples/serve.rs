@@ -1,11 +1,11 @@
-//! Serves the seeded API server on loopback until interrupted, and writes an administrator's kubeconfig.
+//! Serves the seeded API server and the identity provider on loopback until interrupted, and writes kubeconfigs.
 //!
 //! ```text
 //! cargo run -p portcullis-testkit --example serve -- /tmp/kubeconfig &
 //! kubectl --kubeconfig /tmp/kubeconfig get pods
 //! ```
 
-use portcullis_testkit::{ApiServer, Credential, TestkitError};
+use portcullis_testkit::{ApiServer, Credential, IdentityProvider, TestkitError};
 
 #[tokio::main]
 async fn main() -> Result<(), TestkitError> {
@@ -17,6 +17,8 @@ async fn main() -> Result<(), TestkitError> {
         let person = Credential::Token(server.issue_token(name, &[group]));
         tokio::fs::write(format!("{path}-{name}"), server.kubeconfig(name, &person, "shop")).await?;
     }
+    let provider = IdentityProvider::builder().authority(server.authority().clone()).start().await?;
+    println!("{} (identity provider)", provider.issuer());
     println!("{} (kubeconfig: {path})", server.url());
     tokio::signal::ctrl_c().await?;
     Ok(())

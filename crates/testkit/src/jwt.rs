@@ -24,7 +24,6 @@ impl SigningKey {
         Self::new(Algorithm::ES256, EncodingKey::from_ec_der(pair.serialized_der()))
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the identity provider will sign with it"))]
     pub(crate) fn rs256() -> Result<Self, TestkitError> {
         let pair = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)?;
         let pkcs1 = pkcs1_of(pair.serialized_der())

@@ -30,6 +30,7 @@
 
 mod clock;
 mod error;
+mod idp;
 mod jwt;
 mod listen;
 mod server;
@@ -37,5 +38,6 @@ mod tls;
 
 pub use clock::TestClock;
 pub use error::TestkitError;
+pub use idp::{IdentityProvider, IdentityProviderBuilder, OidcClient, Persona};
 pub use server::{ApiServer, ApiServerBuilder, ApiService, Credential, SeenRequest, Token, UserInfo};
 pub use tls::{CertificateAuthority, ClientCertificate};
