@@ -1,1 +1,78 @@
-//! A Tower layer that redacts secret values in streaming responses
+//! A Tower layer that masks secret values in what a service answers, while it streams.
+//!
+//! ```
+//! use axum::{Json, Router, routing::get};
+//! use http::Request;
+//! use http_body_util::BodyExt;
+//! use portcullis_mask::{MaskConfig, MaskKey, MaskLayer, Rule, Rules};
+//! use serde_json::json;
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Any service: whatever is called something with `password`, at any depth, leaves it as a token.
+//! let rules = Rules::new(
+//!     &MaskConfig { rules: vec![Rule::new("passwords").key("*password*")], ..MaskConfig::default() },
+//!     MaskKey::generate()?,
+//! )?;
+//! let users = get(|| async { Json(json!([{ "name": "ada", "login": { "password": "hunter2" } }])) });
+//! let app = Router::new().route("/users", users).layer(MaskLayer::new(rules));
+//!
+//! let response = app.oneshot(Request::get("/users").body(axum::body::Body::empty())?).await?;
+//! let body = response.into_body().collect().await?.to_bytes();
+//! let users: serde_json::Value = serde_json::from_slice(&body)?;
+//! assert_eq!(users[0]["name"], "ada");
+//! assert!(users[0]["login"]["password"].as_str().unwrap().starts_with("masked:passwords:"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it does
+//!
+//! * [`MaskLayer`] masks answers: JSON by path, key and kind, plain text by [`Detector`], in constant memory.
+//! * [`Masker`] is the JSON part by itself, without I/O: push chunks, get pieces.
+//!
+//! The pack [`KubernetesSecrets`](Pack::KubernetesSecrets), on by default, knows what holds secrets in the Kubernetes API. Its
+//! rules apply to requests that a classifier found to be for Kubernetes resources, and to nothing else.
+//!
+//! # Invariants
+//!
+//! * What must be masked and cannot be read is not sent: an answer is refused, or its body ends in an error.
+//! * Nothing of a masked value is sent before the whole value is known to be masked, or not to be.
+//! * Cutting a stream into other chunks never changes what comes out.
+//! * What is not masked is handed on as it came: same bytes, same order, not copied by the [`Masker`].
+//! * No error, log line or `Debug` output holds a byte of a body.
+//!
+//! # How objects are told apart
+//!
+//! A rule for a kind (`kinds: [Secret]`) covers an object if any of these says so: the requested resource, if the rule names
+//! it; the object's own `kind`; the `kind` of the list it is an item of. The request decides at once. Otherwise a value that
+//! such a rule may cover, in an object that has not said its kind yet, is held back with all that follows, until the kind is
+//! known or the object ends; more than [`Limits::held_bytes`] ends the stream. Objects of the groups that the API server
+//! serves itself are not waited for (their encoders write the kind first, or leave it to the list), except where they are
+//! embedded in others. An object that takes back what was relied on ends the stream.
+//!
+//! # What it cannot do
+//!
+//! Detectors know formats: they stop accidents, not somebody who encodes on purpose. What reaches a client through `exec`,
+//! `portforward` or `proxy` is for policy to allow.
+
+mod body;
+mod detect;
+mod error;
+mod json;
+mod layer;
+mod negotiate;
+mod piece;
+mod rules;
+mod stage;
+mod text;
+mod token;
+
+pub use detect::Detector;
+pub use error::{ConfigError, MaskError, MaskErrorKind};
+pub use json::Masker;
+pub use layer::{MaskFuture, MaskLayer, MaskService};
+pub use piece::Piece;
+pub use rules::{Action, Limits, MaskConfig, Pack, Rule, Rules, Scope, Subjects, WhenUnknown, Where};
+pub use token::MaskKey;

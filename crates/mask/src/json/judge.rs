@@ -1,0 +1,315 @@
+//! What becomes of a value: decided as soon as everything it depends on is known, and no later.
+
+use bytes::Bytes;
+
+use super::{
+    Scalar, escape,
+    frame::{Frame, Truth},
+    leaf::{Candidate, Kept, KindCondition, NeedState, Presumed, Waiting},
+    masker::{Core, Masker, Origin},
+};
+use crate::{
+    Action, Piece, piece,
+    rules::{RuleId, Value},
+};
+
+/// How deep documents may lie in strings of documents. What is deeper is masked whole.
+const DEEPEST_NESTING: u8 = 4;
+
+enum Fate {
+    /// It passes as it came.
+    Pass,
+    /// The candidate's rule replaces it.
+    Replace(usize),
+    /// It is a document, masked by itself.
+    Document,
+    /// What detectors find in it is replaced.
+    Search,
+}
+
+impl From<NeedState> for Kept {
+    fn from(need: NeedState) -> Self {
+        match need {
+            NeedState::Nothing => Self::Nothing,
+            NeedState::Digest(digest) => Self::Digest(digest.finish()),
+            NeedState::Text(text) => Self::Text(text),
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn judge_kind(&self, condition: KindCondition) -> Truth {
+        let facts = &self.frames[condition.depth].facts;
+        match condition.list {
+            false => facts.is_of(condition.kinds),
+            true if facts.list_kinds & condition.kinds != 0 => Truth::True,
+            true if facts.decided => Truth::False,
+            true => Truth::Unknown,
+        }
+    }
+
+    pub(super) fn judge_clause(&self, clause: u8, depth: usize) -> Truth {
+        self.frames[depth].facts.clause(clause)
+    }
+
+    /// What tokens of the object at this depth are bound to, if it is known; `closing` means that nothing more will be.
+    fn binding(&self, depth: usize, closing: bool) -> Option<Vec<u8>> {
+        if let Some(binding) = &self.origin.binding {
+            return Some(binding.clone());
+        }
+        let facts = &self.frames[depth].facts;
+        let names = facts.names.as_deref();
+        let uid = names.map(|names| names.uid.as_slice()).unwrap_or_default();
+        if uid.is_empty() && !facts.metadata_done && !closing {
+            return None;
+        }
+        let (namespace, name) = names.map(|names| (&*names.namespace, &*names.name)).unwrap_or_default();
+        Some(self.scope.binding(uid, namespace, name))
+    }
+
+    /// Notes what is known for good: conditions that hold are dropped, and so are candidates whose conditions do not.
+    pub(super) fn settle(&mut self, candidates: &mut Vec<Candidate>) {
+        candidates.retain_mut(|candidate| {
+            if let Some(condition) = candidate.kinds {
+                match self.judge_kind(condition) {
+                    Truth::True => candidate.kinds = None,
+                    Truth::Unknown => {}
+                    Truth::False => {
+                        self.frames[condition.depth].facts.denied |= condition.kinds;
+                        return false;
+                    }
+                }
+            }
+            if let Some((clause, depth)) = candidate.clause {
+                match self.judge_clause(clause, depth) {
+                    Truth::True => candidate.clause = None,
+                    Truth::Unknown => {}
+                    Truth::False => {
+                        self.frames[depth].facts.clauses_denied |= 1 << clause;
+                        return false;
+                    }
+                }
+            }
+            if candidate.bound.is_none() {
+                candidate.bound = self.binding(candidate.anchor, false);
+            }
+            true
+        });
+    }
+
+    /// What happens to a value, if that can be said: rules in their order, then what a document says of itself, then
+    /// detectors.
+    fn judge(&mut self, waiting: &mut Waiting) -> Option<Fate> {
+        self.settle(&mut waiting.candidates);
+        let searches = |core: &Self, rule: RuleId| !core.scope.detectors(rule).is_empty();
+        for (number, candidate) in waiting.candidates.iter().enumerate() {
+            if !searches(self, candidate.rule) {
+                return candidate.is_certain().then_some(Fate::Replace(number));
+            }
+        }
+        if let Some(nested) = &mut waiting.nested {
+            if nested.bound.is_none() {
+                nested.bound = self.binding(nested.anchor, false);
+                nested.presumed = nested.bound.is_some().then(|| presume(&self.frames[nested.anchor]));
+            }
+            return nested.bound.is_some().then_some(Fate::Document);
+        }
+        if waiting.candidates.is_empty() {
+            return Some(Fate::Pass);
+        }
+        waiting.candidates.iter().all(Candidate::is_certain).then_some(Fate::Search)
+    }
+
+    pub(super) fn decide_or_hold(&mut self, mut waiting: Waiting) {
+        if let Some(fate) = self.judge(&mut waiting) {
+            for piece in self.apply(fate, waiting) {
+                self.emit(piece);
+            }
+            return;
+        }
+        let number = self.held.next();
+        for depth in depends_on(&waiting) {
+            self.frames[depth].facts.wait(number);
+        }
+        self.held.wait(waiting);
+    }
+
+    /// Something has become known of the container at this depth: what waits for it may be decided.
+    pub(super) fn reconsider(&mut self, depth: usize) {
+        let Some(from) = self.frames[depth].facts.waiting_from else { return };
+        for number in from..self.held.next() {
+            let Some(waiting) = self.held.take(number) else { continue };
+            self.judge_again(number, waiting);
+        }
+        self.held.release(&mut self.out);
+    }
+
+    fn judge_again(&mut self, number: u64, mut waiting: Box<Waiting>) {
+        let cost = waiting.cost();
+        match self.judge(&mut waiting) {
+            Some(fate) => {
+                let pieces = self.apply(fate, *waiting);
+                self.held.decide(number, cost, pieces);
+            }
+            None => self.held.put_back(number, waiting),
+        }
+    }
+
+    /// The innermost container ends: what it has not said, it never will.
+    pub(super) fn settle_closing(&mut self) {
+        let Some(depth) = self.frames.len().checked_sub(1) else { return };
+        let Some(from) = self.frames[depth].facts.waiting_from else { return };
+        let suspect = self.origin.presumed.suspect && depth == 0;
+        if suspect && !self.frames[depth].facts.decided {
+            self.frames[depth].facts.kinds = self.scope.all_kinds();
+        }
+        // An item that does not say its kind may be told it by its list.
+        let list = self.frames[depth].list_item.then(|| depth - 2);
+        let list = list.filter(|list| !self.frames[*list].facts.decided);
+        for number in from..self.held.next() {
+            let Some(mut waiting) = self.held.take(number) else { continue };
+            let mut candidates = std::mem::take(&mut waiting.candidates);
+            self.settle(&mut candidates);
+            candidates.retain_mut(|candidate| {
+                if candidate.anchor == depth && candidate.bound.is_none() {
+                    candidate.bound = self.binding(depth, true);
+                }
+                if candidate.clause.is_some_and(|(_, at)| at == depth) {
+                    return false;
+                }
+                match (&mut candidate.kinds, list) {
+                    (Some(condition), Some(list)) if condition.depth == depth && !condition.list => {
+                        *condition = KindCondition { kinds: condition.kinds, depth: list, list: true };
+                        true
+                    }
+                    (Some(condition), _) => condition.depth != depth,
+                    (None, _) => true,
+                }
+            });
+            waiting.candidates = candidates;
+            if let Some(nested) = &mut waiting.nested
+                && nested.anchor == depth
+                && nested.bound.is_none()
+            {
+                nested.bound = self.binding(depth, true);
+                nested.presumed = Some(presume(&self.frames[depth]));
+            }
+            for outer in depends_on(&waiting).filter(|outer| *outer < depth) {
+                self.frames[outer].facts.wait(number);
+            }
+            self.judge_again(number, waiting);
+        }
+        self.held.release(&mut self.out);
+    }
+
+    fn apply(&mut self, fate: Fate, waiting: Waiting) -> Vec<Piece> {
+        let original = |waiting: Waiting| waiting.original.into_iter().map(Piece::Verbatim).collect();
+        let replaced = match fate {
+            Fate::Pass => None,
+            Fate::Replace(number) => Some(self.replace(&waiting.candidates[number], &waiting)),
+            Fate::Document => self.document(&waiting),
+            Fate::Search => self.search(&waiting),
+        };
+        match replaced {
+            Some(text) => vec![Piece::Replacement(Bytes::from(text))],
+            None => original(waiting),
+        }
+    }
+
+    fn replace(&mut self, candidate: &Candidate, waiting: &Waiting) -> String {
+        self.count(candidate.rule, 1);
+        match waiting.scalar {
+            _ if self.scope.action(candidate.rule) == Action::Drop => "null".to_owned(),
+            Some(Scalar::Number) => "0".to_owned(),
+            Some(Scalar::Bool) => "false".to_owned(),
+            Some(Scalar::Null) => "null".to_owned(),
+            None => {
+                let value = match &waiting.kept {
+                    Kept::Nothing => Value::Text(b""),
+                    Kept::Digest(digest) => Value::Digest(digest),
+                    Kept::Text(text) => Value::Text(text),
+                };
+                let binding = candidate.bound.as_deref().unwrap_or_default();
+                let path = &waiting.path[candidate.path_from..];
+                match self.scope.replacement(candidate.rule, candidate.base64, binding, path, value) {
+                    Some(text) => escape(&text),
+                    None => "null".to_owned(),
+                }
+            }
+        }
+    }
+
+    /// Masks the document in a string. One that is none is masked whole.
+    fn document(&mut self, waiting: &Waiting) -> Option<String> {
+        let nested = waiting.nested.as_ref()?;
+        let Kept::Text(text) = &waiting.kept else { return None };
+        let binding = nested.bound.clone().unwrap_or_default();
+        if self.origin.nesting < DEEPEST_NESTING {
+            let origin = Origin {
+                presumed: nested.presumed.unwrap_or_default(),
+                binding: Some(binding.clone()),
+                nesting: self.origin.nesting + 1,
+            };
+            let mut inner = Masker::nested(self.scope.clone(), origin);
+            let mut pieces = Vec::new();
+            let pushed = inner.push(Bytes::copy_from_slice(text), &mut pieces);
+            if pushed.and_then(|()| inner.finish(&mut pieces)).is_ok() {
+                if inner.counts().is_empty() {
+                    return None;
+                }
+                for (rule, count) in inner.counts() {
+                    self.count(*rule, *count);
+                }
+                return Some(escape(&String::from_utf8_lossy(&piece::join(&pieces))));
+            }
+        }
+        self.count(nested.rule, 1);
+        let path = &waiting.path[nested.path_from..];
+        self.scope
+            .replacement(nested.rule, false, &binding, path, Value::Text(text))
+            .map_or(Some("null".to_owned()), |text| Some(escape(&text)))
+    }
+
+    /// Replaces what detectors find in a string.
+    fn search(&mut self, waiting: &Waiting) -> Option<String> {
+        let Kept::Text(text) = &waiting.kept else { return None };
+        let mut redacted: Option<String> = None;
+        for candidate in &waiting.candidates {
+            let current = match &redacted {
+                Some(redacted) => redacted.clone(),
+                None => String::from_utf8_lossy(text).into_owned(),
+            };
+            let binding = candidate.bound.as_deref().unwrap_or_default();
+            if let Some((better, count)) = self.scope.redact_text(candidate.rule, &current, binding) {
+                self.count(candidate.rule, count);
+                redacted = Some(better);
+            }
+        }
+        redacted.map(|text| escape(&text))
+    }
+
+    fn count(&mut self, rule: RuleId, values: u64) {
+        match self.counts.iter_mut().find(|(known, _)| *known == rule) {
+            Some((_, count)) => *count += values,
+            None => self.counts.push((rule, values)),
+        }
+    }
+}
+
+/// What the document in a string of this object is presumed to be: of the same kind. Where that is not known, a document
+/// that does not say its kind counts as of every kind.
+fn presume(frame: &Frame) -> Presumed {
+    let facts = &frame.facts;
+    Presumed { kinds: facts.kinds, decided: facts.decided, suspect: !facts.decided && facts.kinds == 0 }
+}
+
+/// The open containers on which a value's fate depends.
+fn depends_on(waiting: &Waiting) -> impl Iterator<Item = usize> {
+    let candidates = waiting.candidates.iter().flat_map(|candidate| {
+        let anchor = candidate.bound.is_none().then_some(candidate.anchor);
+        let kind = candidate.kinds.map(|condition| condition.depth);
+        [anchor, kind, candidate.clause.map(|(_, depth)| depth)]
+    });
+    let nested = waiting.nested.as_ref().filter(|nested| nested.bound.is_none()).map(|nested| nested.anchor);
+    candidates.flatten().chain(nested).collect::<Vec<_>>().into_iter()
+}

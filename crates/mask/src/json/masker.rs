@@ -1,0 +1,527 @@
+//! The masker: rides on the scanner, replaces what rules select, and hands on everything else as it came.
+
+use bytes::Bytes;
+
+use super::{
+    Handler, Scalar, Scanner,
+    frame::{Facts, Frame, Inside, Names, Truth},
+    held::Held,
+    leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
+};
+use crate::{
+    MaskError, MaskErrorKind, Piece,
+    rules::{Accept, Anchor, RuleId, Scope, StateId},
+};
+
+/// Masks one JSON document, or a sequence of them, chunk by chunk.
+///
+/// Memory grows with nesting, not with length; what is not masked comes out as slices of what went in. Where the fate of a
+/// value depends on what comes after it, such as its object's kind, it is held back with all that follows, up to
+/// [`Limits::held_bytes`](crate::Limits).
+pub struct Masker {
+    scanner: Scanner,
+    core: Core,
+}
+
+impl Masker {
+    /// For one document.
+    pub fn new(scope: Scope) -> Self {
+        Self::with(scope, false, None)
+    }
+
+    /// For any number of documents, one after another: a watch, or JSON lines.
+    pub fn sequence(scope: Scope) -> Self {
+        Self::with(scope, true, None)
+    }
+
+    fn with(scope: Scope, sequence: bool, origin: Option<Origin>) -> Self {
+        let origin = origin.unwrap_or_else(|| Origin {
+            presumed: Presumed { kinds: scope.presumed, decided: scope.decided, suspect: false },
+            // Outside Kubernetes nothing in a document tells which object it is.
+            binding: (!scope.is_kubernetes()).then(|| scope.binding(b"", b"", b"")),
+            nesting: 0,
+        });
+        let scanner = Scanner::new(scope.limits().depth, scope.limits().key_bytes, sequence);
+        Self { scanner, core: Core::new(scope, origin) }
+    }
+
+    /// Takes a chunk, and appends what can be handed on to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`MaskError`] for what is not JSON or exceeds a limit. It is final, and nothing of this chunk is appended.
+    pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) -> Result<(), MaskError> {
+        self.core.chunk = chunk.clone();
+        self.core.passed = 0;
+        self.scanner.push(&chunk, &mut self.core)?;
+        self.core.end_of_chunk().map_err(|kind| MaskError::new(kind, 0))?;
+        out.append(&mut self.core.out);
+        Ok(())
+    }
+
+    /// The stream has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`MaskError`] if it ended inside a document, or, unless it is a sequence, without one.
+    pub fn finish(&mut self, out: &mut Vec<Piece>) -> Result<(), MaskError> {
+        self.core.chunk = Bytes::new();
+        self.core.passed = 0;
+        self.scanner.finish(&mut self.core)?;
+        out.append(&mut self.core.out);
+        Ok(())
+    }
+
+    /// Whether anything but white space has been seen.
+    pub fn started(&self) -> bool {
+        self.scanner.started()
+    }
+
+    /// How many values each rule replaced since this was last asked.
+    pub fn take_counts(&mut self) -> Vec<(String, u64)> {
+        let named = |(rule, count)| (self.core.scope.name(rule).to_owned(), count);
+        std::mem::take(&mut self.core.counts).into_iter().map(named).collect()
+    }
+
+    /// For a document inside a string of another.
+    pub(super) fn nested(scope: Scope, origin: Origin) -> Self {
+        Self::with(scope, false, Some(origin))
+    }
+
+    pub(super) fn counts(&self) -> &[(RuleId, u64)] {
+        &self.core.counts
+    }
+}
+
+/// Where a document comes from.
+pub(super) struct Origin {
+    pub(super) presumed: Presumed,
+    /// What tokens are bound to, if not to what the document's objects say of themselves.
+    pub(super) binding: Option<Vec<u8>>,
+    /// In how many strings it is.
+    pub(super) nesting: u8,
+}
+
+pub(super) struct Core {
+    pub(super) scope: Scope,
+    pub(super) origin: Origin,
+    chunk: Bytes,
+    /// Up to here the chunk has been handed on, or replaced.
+    passed: usize,
+    pub(super) frames: Vec<Frame>,
+    /// From the document's root to the current value, for tokens: keys after 0, indexes after 1.
+    path: Vec<u8>,
+    next_state: StateId,
+    key_rules: Vec<RuleId>,
+    leaf: Leaf,
+    pub(super) held: Held,
+    pub(super) out: Vec<Piece>,
+    pub(super) counts: Vec<(RuleId, u64)>,
+}
+
+impl Core {
+    fn new(scope: Scope, origin: Origin) -> Self {
+        Self {
+            scope,
+            origin,
+            chunk: Bytes::new(),
+            passed: 0,
+            frames: Vec::new(),
+            path: Vec::new(),
+            next_state: 0,
+            key_rules: Vec::new(),
+            leaf: Leaf::default(),
+            held: Held::default(),
+            out: Vec::new(),
+            counts: Vec::new(),
+        }
+    }
+
+    /// The state of the value that starts now.
+    fn enter_value(&mut self) -> StateId {
+        let Some(top) = self.frames.last_mut() else { return self.scope.root() };
+        if top.object {
+            return self.next_state;
+        }
+        self.path.truncate(top.path_len);
+        self.path.push(1);
+        self.path.extend_from_slice(&top.index.to_be_bytes());
+        top.index = top.index.wrapping_add(1);
+        self.key_rules.clear();
+        self.scope.automaton().element(top.state)
+    }
+
+    /// Sets up the leaf with everything that rules say about the value in this state.
+    fn look(&mut self, state: StateId) {
+        let leaf = &mut self.leaf;
+        leaf.active = false;
+        leaf.masking = false;
+        leaf.scalar = None;
+        leaf.captures = Captures::default();
+        leaf.nested = None;
+        leaf.candidates.clear();
+        let Some(depth) = self.frames.len().checked_sub(1) else { return };
+        if let Some(inside) = self.frames[depth].inside {
+            let candidate = Candidate {
+                rule: inside.rule,
+                base64: inside.base64,
+                anchor: inside.anchor,
+                path_from: self.frames[inside.anchor].path_len,
+                bound: None,
+                kinds: None,
+                clause: None,
+            };
+            leaf.candidates.push(candidate);
+        }
+        let accepts = self.scope.automaton().accepts(state);
+        if accepts.is_empty() && leaf.candidates.is_empty() && self.key_rules.is_empty() {
+            return;
+        }
+        for accept in accepts {
+            match *accept {
+                Accept::Mask { rule, base64, anchor, kinds, clause, kubernetes } => {
+                    if !self.scope.is_active(rule) || (kubernetes && !self.scope.is_kubernetes()) {
+                        continue;
+                    }
+                    let anchor = match anchor {
+                        Anchor::Up(levels) => (depth + 1).saturating_sub(levels as usize),
+                        Anchor::Object => self.frames[depth].nearest,
+                    };
+                    let mut condition =
+                        (kinds != 0).then_some(KindCondition { kinds, depth: anchor, list: false });
+                    if kinds != 0 && !self.scope.holds_unknown(rule) {
+                        if self.frames[anchor].facts.is_of(kinds) != Truth::True {
+                            continue;
+                        }
+                        condition = None;
+                    }
+                    leaf.candidates.push(Candidate {
+                        rule,
+                        base64,
+                        anchor,
+                        path_from: self.frames[anchor].path_len,
+                        bound: None,
+                        kinds: condition,
+                        clause: clause.map(|clause| (clause, depth)),
+                    });
+                }
+                Accept::Json { rule, up } if self.scope.is_active(rule) => {
+                    let anchor = (depth + 1).saturating_sub(up as usize);
+                    let path_from = self.frames[anchor].path_len;
+                    leaf.nested = Some(Nested { rule, anchor, path_from, bound: None, presumed: None });
+                }
+                Accept::Sibling(clause) => leaf.captures.clauses |= 1 << clause,
+                Accept::Kind => leaf.captures.kind = true,
+                Accept::Uid => leaf.captures.uid = true,
+                Accept::Name => leaf.captures.name = true,
+                Accept::Namespace => leaf.captures.namespace = true,
+                _ => {}
+            }
+        }
+        for rule in &self.key_rules {
+            let anchor = self.frames[depth].nearest;
+            let path_from = self.frames[anchor].path_len;
+            leaf.candidates.push(Candidate {
+                rule: *rule,
+                base64: false,
+                anchor,
+                path_from,
+                bound: None,
+                kinds: None,
+                clause: None,
+            });
+        }
+        if leaf.candidates.len() > 1 && self.frames[depth].inside.is_none() {
+            leaf.candidates.sort_by_key(|candidate| candidate.rule);
+        }
+        if !leaf.candidates.is_empty() {
+            let mut candidates = std::mem::take(&mut leaf.candidates);
+            self.settle(&mut candidates);
+            self.leaf.candidates = candidates;
+        }
+        self.leaf.masking = !self.leaf.candidates.is_empty() || self.leaf.nested.is_some();
+        self.leaf.active = self.leaf.masking || self.leaf.captures.any();
+    }
+
+    /// The value starts here, and will be replaced or held: what came before it goes on.
+    fn start_masking(&mut self, at: usize) {
+        self.pass_to(at);
+        self.leaf.start = at;
+        self.leaf.original.clear();
+        self.leaf.original_len = 0;
+        let first = self.leaf.candidates.first();
+        self.leaf.certain =
+            first.is_some_and(|first| first.is_certain() && self.scope.detectors(first.rule).is_empty());
+    }
+
+    fn pass_to(&mut self, end: usize) {
+        if end > self.passed {
+            let piece = Piece::Verbatim(self.chunk.slice(self.passed..end));
+            self.emit(piece);
+        }
+        self.passed = end;
+    }
+
+    pub(super) fn emit(&mut self, piece: Piece) {
+        if self.held.is_empty() { self.out.push(piece) } else { self.held.push(piece) }
+    }
+
+    fn end_of_chunk(&mut self) -> Result<(), MaskErrorKind> {
+        if self.leaf.active && self.leaf.masking {
+            self.keep_original(self.chunk.len());
+            self.leaf.start = 0;
+        } else {
+            self.pass_to(self.chunk.len());
+        }
+        let text = if let NeedState::Text(text) = &self.leaf.need { text.len() } else { 0 };
+        let kept = if self.leaf.active { self.leaf.original_len.max(text) } else { 0 };
+        match self.held.cost() + kept > self.scope.limits().held_bytes {
+            true => Err(MaskErrorKind::TooMuchHeld),
+            false => Ok(()),
+        }
+    }
+
+    fn keep_original(&mut self, end: usize) {
+        if !self.leaf.certain && end > self.leaf.start {
+            self.leaf.original.push(self.chunk.slice(self.leaf.start..end));
+            self.leaf.original_len += end - self.leaf.start;
+        }
+    }
+
+    fn end_of_value(&mut self, end: usize) -> Result<(), MaskErrorKind> {
+        if !self.leaf.active {
+            return Ok(());
+        }
+        self.leaf.active = false;
+        let need = std::mem::take(&mut self.leaf.need);
+        if self.leaf.captures.any() && self.leaf.scalar.is_none() {
+            let said: &[u8] = if let NeedState::Text(text) = &need { text } else { b"" };
+            self.capture(&said[..said.len().min(CAPTURE_LIMIT + 1)])?;
+        }
+        if self.leaf.masking {
+            self.keep_original(end);
+            self.passed = end;
+            self.decide_leaf(need);
+            if self.held.cost() > self.scope.limits().held_bytes {
+                return Err(MaskErrorKind::TooMuchHeld);
+            }
+        }
+        Ok(())
+    }
+
+    /// The value said something about its object.
+    fn capture(&mut self, said: &[u8]) -> Result<(), MaskErrorKind> {
+        let captures = self.leaf.captures;
+        let Some(parent) = self.frames.len().checked_sub(1) else { return Ok(()) };
+        let mut consistent = true;
+        if captures.kind {
+            let (kinds, list_kinds) = self.scope.kind_bits(said);
+            consistent &= self.frames[parent].facts.say_kind(kinds, list_kinds);
+        }
+        let too_long = said.len() > CAPTURE_LIMIT;
+        for clause in (0..32u8).filter(|clause| captures.clauses & (1 << clause) != 0) {
+            let holds = too_long || self.scope.clause_matches(clause, said);
+            consistent &= self.frames[parent].facts.say_clause(clause, holds);
+        }
+        if !consistent {
+            return Err(MaskErrorKind::Ambiguous);
+        }
+        if captures.kind || captures.clauses != 0 {
+            self.reconsider(parent);
+        }
+        if let Some(object) = parent.checked_sub(1) {
+            self.capture_name(object, said);
+        }
+        Ok(())
+    }
+
+    fn capture_name(&mut self, object: usize, said: &[u8]) {
+        let Captures { uid, namespace, name, .. } = self.leaf.captures;
+        if !(uid || namespace || name) || self.origin.binding.is_some() {
+            return;
+        }
+        let names = self.frames[object].facts.names.get_or_insert_with(Box::<Names>::default);
+        let field = match (uid, namespace) {
+            (true, _) => &mut names.uid,
+            (_, true) => &mut names.namespace,
+            _ => &mut names.name,
+        };
+        // The first one counts: it may have been used.
+        if field.is_empty() {
+            field.extend_from_slice(said);
+        }
+        if uid {
+            self.reconsider(object);
+        }
+    }
+
+    fn decide_leaf(&mut self, need: NeedState) {
+        let leaf = &mut self.leaf;
+        let waiting = super::leaf::Waiting {
+            scalar: leaf.scalar,
+            original: std::mem::take(&mut leaf.original),
+            kept: need.into(),
+            path: self.path.clone(),
+            candidates: std::mem::take(&mut leaf.candidates),
+            nested: leaf.nested.take(),
+        };
+        self.decide_or_hold(waiting);
+    }
+
+    /// A container starts: which object is it, and is all of it masked?
+    fn open_frame(&mut self, state: StateId, object: bool) {
+        self.look(state);
+        self.leaf.active = false;
+        let depth = self.frames.len();
+        let mut facts = Facts::default();
+        let mut nearest = self.frames.last().map_or(0, |parent| parent.nearest);
+        let (mut list_item, mut metadata) = (false, false);
+        for accept in self.scope.automaton().accepts(state) {
+            match accept {
+                Accept::Object if object && (depth == 0 || self.scope.is_kubernetes()) => {
+                    nearest = depth;
+                    facts.kinds |= self.origin.presumed.kinds;
+                    facts.decided |= self.origin.presumed.decided;
+                }
+                Accept::ListItem if object && depth >= 2 => {
+                    list_item = true;
+                    let list = &self.frames[depth - 2].facts;
+                    facts.kinds |= list.list_kinds;
+                    facts.decided |= list.list_kinds != 0;
+                }
+                Accept::Metadata => metadata = object,
+                _ => {}
+            }
+        }
+        let inside = match self.frames.last().and_then(|parent| parent.inside) {
+            Some(inside) => Some(inside),
+            None => self.masked_container(),
+        };
+        let path_len = self.path.len();
+        self.frames.push(Frame {
+            object,
+            state,
+            index: 0,
+            path_len,
+            nearest,
+            inside,
+            list_item,
+            metadata,
+            facts,
+        });
+    }
+
+    /// The first rule that certainly masks the container that starts. Where that is not known yet, it does not: a value
+    /// that is masked when its object's kind comes late is a plain one.
+    fn masked_container(&mut self) -> Option<Inside> {
+        let candidates = std::mem::take(&mut self.leaf.candidates);
+        candidates.iter().find_map(|candidate| {
+            let kind = match candidate.kinds {
+                Some(condition) => self.judge_kind(condition),
+                None => Truth::True,
+            };
+            let clause = match candidate.clause {
+                Some((clause, depth)) => self.judge_clause(clause, depth),
+                None => Truth::True,
+            };
+            // Should it turn out otherwise, the stream ends.
+            if let (Some(condition), Truth::Unknown) = (candidate.kinds, kind) {
+                self.frames[condition.depth].facts.denied |= condition.kinds;
+            }
+            if let (Some((clause, depth)), Truth::Unknown) = (candidate.clause, clause) {
+                self.frames[depth].facts.clauses_denied |= 1 << clause;
+            }
+            (kind == Truth::True && clause == Truth::True).then_some(Inside {
+                rule: candidate.rule,
+                base64: candidate.base64,
+                anchor: candidate.anchor,
+            })
+        })
+    }
+}
+
+impl Handler for Core {
+    fn open(&mut self, _: usize, object: bool) -> Result<(), MaskErrorKind> {
+        let state = self.enter_value();
+        self.open_frame(state, object);
+        Ok(())
+    }
+
+    fn close(&mut self, _: usize) -> Result<(), MaskErrorKind> {
+        self.settle_closing();
+        let Some(closed) = self.frames.pop() else { return Ok(()) };
+        self.path.truncate(self.frames.last().map_or(0, |parent| parent.path_len));
+        if closed.metadata
+            && let Some(parent) = self.frames.len().checked_sub(1)
+        {
+            self.frames[parent].facts.metadata_done = true;
+            self.reconsider(parent);
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, key: &[u8]) -> Result<(), MaskErrorKind> {
+        let Some(top) = self.frames.last() else { return Ok(()) };
+        self.path.truncate(top.path_len);
+        self.path.push(0);
+        self.path.extend_from_slice(key);
+        self.next_state = self.scope.automaton().member(top.state, key);
+        self.scope.key_rules(key, &mut self.key_rules);
+        Ok(())
+    }
+
+    fn open_string(&mut self, at: usize) -> Result<bool, MaskErrorKind> {
+        let state = self.enter_value();
+        self.look(state);
+        if !self.leaf.active {
+            return Ok(false);
+        }
+        if self.leaf.masking {
+            self.start_masking(at);
+        }
+        self.leaf.start_string(&self.scope);
+        Ok(!matches!(self.leaf.need, NeedState::Nothing))
+    }
+
+    fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind> {
+        match &mut self.leaf.need {
+            NeedState::Nothing => {}
+            NeedState::Digest(digest) => digest.update(run),
+            NeedState::Text(text) if self.leaf.masking => {
+                if text.len() + run.len() > self.scope.limits().held_bytes {
+                    return Err(MaskErrorKind::TooMuchHeld);
+                }
+                text.extend_from_slice(run);
+            }
+            NeedState::Text(text) => {
+                let room = (CAPTURE_LIMIT + 1).saturating_sub(text.len());
+                text.extend_from_slice(&run[..run.len().min(room)]);
+            }
+        }
+        Ok(())
+    }
+
+    fn close_string(&mut self, end: usize) -> Result<(), MaskErrorKind> {
+        self.end_of_value(end)
+    }
+
+    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<(), MaskErrorKind> {
+        let state = self.enter_value();
+        self.look(state);
+        // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
+        self.leaf.nested = None;
+        let scope = &self.scope;
+        self.leaf.candidates.retain(|candidate| scope.detectors(candidate.rule).is_empty());
+        self.leaf.masking = scalar != Scalar::Null && !self.leaf.candidates.is_empty();
+        self.leaf.active = self.leaf.masking;
+        self.leaf.scalar = Some(scalar);
+        if self.leaf.masking {
+            self.start_masking(at);
+        }
+        Ok(())
+    }
+
+    fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind> {
+        self.end_of_value(end)
+    }
+}

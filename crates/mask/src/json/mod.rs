@@ -1,0 +1,16 @@
+//! JSON on the wire: a scanner that never looks back, and the masker that rides on it.
+
+mod frame;
+mod held;
+mod judge;
+mod leaf;
+mod masker;
+mod scan;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+pub use masker::Masker;
+pub(crate) use scan::{Handler, Scalar, Scanner};
+pub(crate) use text::escape;

@@ -1,0 +1,297 @@
+//! The layer: decides how each answer is read, and sends nothing that it cannot read.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, WARNING},
+};
+use http_body::Body as HttpBody;
+use pin_project_lite::pin_project;
+use portcullis_core::{
+    AuditId, Body, BoxError, ErrorFormat, Identity, Reason, Refusal, RequestInfo, StreamPlan, Trail, Verdict,
+    refuse,
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    Masker, Rules, Scope,
+    body::{Engine, MaskBody},
+    negotiate::{Coding, Media, ask_for_readable, coding, media},
+    stage::MaskStages,
+    text::TextScan,
+};
+
+/// Masks what a service answers, by [`Rules`].
+///
+/// It reads the request's [`RequestInfo`], [`Identity`] and [`Verdict`] from its extensions, where an outer layer left them;
+/// without a `RequestInfo` a request is for its path. Counts go to the request's [`Trail`]. It belongs next to the service
+/// that answers, so that every other layer sees only what is masked.
+///
+/// * The service is asked only for what can be read: uncompressed, and, for Kubernetes resources, as JSON. A client that
+///   accepts nothing of the kind is refused: 406 `mask/protobuf-only` or `mask/not-acceptable`.
+/// * JSON is masked by paths, keys and kinds, plain text by detectors; watches and logs keep streaming.
+/// * What must be masked and cannot be read is not sent: 502 `mask/unreadable`, or, where the head has been sent already, a
+///   body that ends in an error.
+/// * Bodies of exec and attach are masked by a stage in the request's [`StreamPlan`].
+#[derive(Clone, Debug)]
+pub struct MaskLayer {
+    rules: Rules,
+}
+
+impl MaskLayer {
+    /// Masks by these rules.
+    pub fn new(rules: Rules) -> Self {
+        Self { rules }
+    }
+}
+
+impl<S> Layer<S> for MaskLayer {
+    type Service = MaskService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MaskService { inner, rules: self.rules.clone() }
+    }
+}
+
+/// What [`MaskLayer`] makes of a service.
+#[derive(Clone, Debug)]
+pub struct MaskService<S> {
+    inner: S,
+    rules: Rules,
+}
+
+impl<S, B, R> Service<Request<B>> for MaskService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: HttpBody<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = MaskFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let info = RequestInfo::of(&request);
+        let extensions = request.extensions();
+        let scope = self.rules.scope(&info, extensions.get::<Identity>(), extensions.get::<Verdict>());
+        if scope.is_empty() {
+            return MaskFuture::Inner { inner: self.inner.call(request), context: None };
+        }
+        let context = ResponseContext::new(&request, info, scope);
+        if context.asks_for_readable()
+            && let Err(refusal) = ask_for_readable(request.headers_mut(), &context.info)
+        {
+            return MaskFuture::Refused { response: Some(refuse(&context.extensions, refusal)) };
+        }
+        if ["exec", "attach"].contains(&context.info.subresource.as_str()) {
+            let stages = MaskStages::new(context.scope.clone(), context.trail.clone());
+            StreamPlan::add(request.extensions_mut(), Arc::new(stages));
+        }
+        MaskFuture::Inner { inner: self.inner.call(request), context: Some(Box::new(context)) }
+    }
+}
+
+pin_project! {
+    /// The future of a [`MaskService`]. Dropping it drops the inner call.
+    #[project = MaskFutureProjection]
+    pub enum MaskFuture<F> {
+        /// The service has been called.
+        #[doc(hidden)]
+        Inner { #[pin] inner: F, context: Option<Box<ResponseContext>> },
+        /// The request was refused.
+        #[doc(hidden)]
+        Refused { response: Option<Response<Body>> },
+    }
+}
+
+impl<F, R, E> Future for MaskFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: HttpBody<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            MaskFutureProjection::Refused { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                None => Poll::Pending,
+            },
+            MaskFutureProjection::Inner { inner, context } => {
+                let response = ready!(inner.poll(cx))?;
+                Poll::Ready(Ok(match context.take() {
+                    Some(context) => context.mask(response),
+                    None => response.map(Body::new),
+                }))
+            }
+        }
+    }
+}
+
+/// What of a request must be known when its answer comes.
+#[doc(hidden)]
+pub struct ResponseContext {
+    info: RequestInfo,
+    scope: Scope,
+    head: bool,
+    /// The Kubernetes API beside its resources: discovery, version, health, metrics.
+    beside: bool,
+    trail: Trail,
+    /// What a refusal is written by.
+    extensions: Extensions,
+}
+
+/// How an answer is read.
+enum Treatment {
+    Pass,
+    Json { sequence: bool },
+    Text { messages: bool },
+    Unreadable(String),
+}
+
+impl ResponseContext {
+    fn new<B>(request: &Request<B>, info: RequestInfo, scope: Scope) -> Self {
+        let trail = Trail::of(request.extensions());
+        let mut extensions = Extensions::new();
+        let format = request.extensions().get::<ErrorFormat>().copied();
+        if let Some(format) = format {
+            extensions.insert(format);
+        }
+        if let Some(id) = request.extensions().get::<AuditId>() {
+            extensions.insert(*id);
+        }
+        extensions.insert(info.clone());
+        extensions.insert(trail.clone());
+        let beside = !info.is_resource_request && format == Some(ErrorFormat::Status);
+        Self { info, scope, head: request.method() == Method::HEAD, beside, trail, extensions }
+    }
+
+    fn asks_for_readable(&self) -> bool {
+        self.scope.is_structural() || self.scope.covers_text()
+    }
+
+    fn mask<R>(self, response: Response<R>) -> Response<Body>
+    where
+        R: HttpBody<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let (mut parts, body) = response.into_parts();
+        mask_warnings(&mut parts.headers, &self.scope, &self.trail);
+        let empty = self.head || body.is_end_stream();
+        let engine = match self.treatment(parts.status, &parts.headers, empty) {
+            Treatment::Pass => return Response::from_parts(parts, Body::new(body)),
+            Treatment::Unreadable(what) => return self.unreadable(&what),
+            Treatment::Json { sequence: true } => {
+                Engine::Json(Box::new(Masker::sequence(self.scope.clone())))
+            }
+            Treatment::Json { sequence: false } => Engine::Json(Box::new(Masker::new(self.scope.clone()))),
+            Treatment::Text { messages } => {
+                let plan = self.scope.text_plan(messages);
+                if plan.is_empty() {
+                    return Response::from_parts(parts, Body::new(body));
+                }
+                Engine::Text(Box::new(TextScan::new(plan)))
+            }
+        };
+        let gzip = coding(&parts.headers) == Coding::Gzip;
+        // These speak of the bytes as they were.
+        for name in [CONTENT_LENGTH, ETAG, ACCEPT_RANGES, CONTENT_ENCODING] {
+            parts.headers.remove(name);
+        }
+        for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
+            parts.headers.remove(HeaderName::from_static(name));
+        }
+        let body = MaskBody::new(body, engine, gzip, self.scope, self.trail);
+        Response::from_parts(parts, Body::new(body))
+    }
+
+    fn treatment(&self, status: StatusCode, headers: &HeaderMap, empty: bool) -> Treatment {
+        let kubernetes = self.info.is_resource_request;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return match kubernetes && !self.info.is_connect() {
+                true => Treatment::Unreadable("it changes the protocol".to_owned()),
+                false => Treatment::Pass,
+            };
+        }
+        if empty || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+            return Treatment::Pass;
+        }
+        let proxied = kubernetes && self.info.subresource == "proxy";
+        let log = kubernetes && self.info.subresource == "log";
+        let structural = self.scope.is_structural();
+        let (media, content_type) = media(headers);
+        let treatment = match media {
+            Media::Json | Media::JsonSequence if structural && !(log && status.is_success()) => {
+                let watch = kubernetes && self.info.verb == "watch" && status.is_success();
+                Treatment::Json { sequence: watch || media == Media::JsonSequence }
+            }
+            _ if log => Treatment::Text { messages: !status.is_success() },
+            Media::Text | Media::Json | Media::JsonSequence
+                if !kubernetes || proxied || !status.is_success() =>
+            {
+                Treatment::Text { messages: !status.is_success() }
+            }
+            Media::KubernetesBinary if proxied => Treatment::Unreadable(content_type),
+            Media::Other | Media::Missing if proxied => Treatment::Pass,
+            _ if self.beside || !structural => Treatment::Pass,
+            Media::Other if !kubernetes && self.scope.passes_content_type(&content_type) => Treatment::Pass,
+            _ => Treatment::Unreadable(content_type),
+        };
+        match treatment {
+            Treatment::Json { .. } | Treatment::Text { .. } if status == StatusCode::PARTIAL_CONTENT => {
+                Treatment::Unreadable("it is a part of a document".to_owned())
+            }
+            Treatment::Json { .. } | Treatment::Text { .. } if coding(headers) == Coding::Unknown => {
+                Treatment::Unreadable("it has an unknown content coding".to_owned())
+            }
+            treatment => treatment,
+        }
+    }
+
+    fn unreadable(&self, what: &str) -> Response<Body> {
+        let rules: Vec<_> = self.scope.rule_names().take(8).map(|name| format!("`{name}`")).collect();
+        let message = format!(
+            "the answer was to be masked by {}, but it cannot be read ({what}), so it was not sent",
+            rules.join(", ")
+        );
+        tracing::warn!(path = %self.info.path, %what, "an answer was withheld, since it cannot be masked");
+        refuse(&self.extensions, Refusal::new(Reason::BadGateway, "mask/unreadable", message))
+    }
+}
+
+/// Masks what servers warn of (RFC 9111 §5.5), in headers and trailers.
+pub(crate) fn mask_warnings(headers: &mut HeaderMap, scope: &Scope, trail: &Trail) {
+    if !headers.contains_key(WARNING) {
+        return;
+    }
+    let warnings: Vec<HeaderValue> = headers.get_all(WARNING).iter().cloned().collect();
+    headers.remove(WARNING);
+    for warning in warnings {
+        let text = String::from_utf8_lossy(warning.as_bytes());
+        let (masked, counts) = scope.redact_message(&text);
+        for (rule, count) in &counts {
+            trail.masked(rule, *count);
+        }
+        match counts.is_empty() {
+            true => drop(headers.append(WARNING, warning)),
+            // What cannot be written as a header is left out.
+            false => drop(HeaderValue::from_str(&masked).map(|value| headers.append(WARNING, value))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

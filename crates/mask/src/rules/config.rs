@@ -1,0 +1,264 @@
+//! Rules as people write them, in YAML or in Rust.
+
+use portcullis_core::{Identity, RequestInfo};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::detect::Detector;
+
+/// The whole configuration of masking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MaskConfig {
+    /// Ready-made rules.
+    pub packs: Vec<Pack>,
+    /// Rules of your own. Where several match a value, the first decides; they come before those of packs.
+    pub rules: Vec<Rule>,
+    /// How much may be asked of memory.
+    pub limits: Limits,
+    /// Content types that pass although they cannot be read, such as `image/*`. Never those of the Kubernetes API.
+    pub pass_content_types: Vec<String>,
+}
+
+impl Default for MaskConfig {
+    fn default() -> Self {
+        Self {
+            packs: vec![Pack::KubernetesSecrets, Pack::KnownFormats],
+            rules: Vec::new(),
+            limits: Limits::default(),
+            pass_content_types: Vec::new(),
+        }
+    }
+}
+
+/// A ready-made set of rules; its name is the name of its rule set, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Pack {
+    /// What holds secrets in the Kubernetes API: Secrets, token requests, issued certificates, environment values.
+    KubernetesSecrets,
+    /// Keys and tokens of well-known formats in logs and in the output of commands.
+    KnownFormats,
+}
+
+impl Pack {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KubernetesSecrets => "kubernetes-secrets",
+            Self::KnownFormats => "known-formats",
+        }
+    }
+
+    pub(crate) fn source(self) -> &'static str {
+        match self {
+            Self::KubernetesSecrets => include_str!("../../packs/kubernetes-secrets.yaml"),
+            Self::KnownFormats => include_str!("../../packs/known-formats.yaml"),
+        }
+    }
+}
+
+/// How much may be asked of memory. What would need more is not passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Levels of nesting.
+    pub depth: usize,
+    /// Bytes of one key.
+    pub key_bytes: usize,
+    /// Bytes held back until it is known whether they may pass: an object whose kind comes late, a string that holds JSON.
+    pub held_bytes: usize,
+    /// Bytes of a request body that is read before it is passed on.
+    pub write_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { depth: 256, key_bytes: 8 << 10, held_bytes: 3 << 20, write_bytes: 3 << 20 }
+    }
+}
+
+/// Which values are masked, for whom, and how.
+///
+/// A rule selects values by `paths`, by `keys`, or, given neither, by `detectors` in plain text. It applies to the requests
+/// that its `resources` or `urls` name (to all, if it names neither), and wherever an object of its `kinds` is found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rule {
+    /// Its name, as a DNS label: it shows in every token and in the record.
+    pub name: String,
+    /// The rule set it belongs to. Rules without one belong to the default set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+    /// Kubernetes resources: `secrets`, `deployments.apps`, `pods/log`, `*/proxy`, `*`. A name without a subresource covers
+    /// the subresources that show the object itself, not `log`, `exec`, `attach`, `portforward` or `proxy`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<String>,
+    /// Kinds: objects that say they are of it are masked wherever they are found, whatever was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<String>,
+    /// Paths of requests that are not for Kubernetes resources; a trailing `*` matches any rest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// Paths of values, from the object (or, outside Kubernetes, from the document): `spec.**.env[*].value`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Paths of values that are base64 and must stay so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub base64_paths: Vec<String>,
+    /// Paths of strings that hold a JSON document, to be masked inside by all rules; at any depth.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub json_paths: Vec<String>,
+    /// Names of keys whose values are masked at any depth; `*` matches any part, letter case does not matter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+    /// Only values beside a sibling that matches.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub clause: Option<Where>,
+    /// What to look for in the strings that the rule selects: only what is found is replaced, not the whole value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub detectors: Vec<Detector>,
+    /// Only for these.
+    #[serde(rename = "for", skip_serializing_if = "Subjects::is_empty")]
+    pub only_for: Subjects,
+    /// Not for these.
+    #[serde(skip_serializing_if = "Subjects::is_empty")]
+    pub except: Subjects,
+    /// What is put in a value's place.
+    pub action: Action,
+    /// What happens to a value of an object whose kind is not known yet when the value is reached.
+    pub when_unknown: WhenUnknown,
+}
+
+impl Rule {
+    /// A rule of this name, which selects nothing yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Masks the values at this path.
+    #[must_use]
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.paths.push(path.into());
+        self
+    }
+
+    /// Masks the values of keys with this name, at any depth.
+    #[must_use]
+    pub fn key(mut self, name: impl Into<String>) -> Self {
+        self.keys.push(name.into());
+        self
+    }
+
+    /// Looks for this in what the rule selects.
+    #[must_use]
+    pub fn detector(mut self, detector: Detector) -> Self {
+        self.detectors.push(detector);
+        self
+    }
+
+    /// Applies to requests for this path; a trailing `*` matches any rest.
+    #[must_use]
+    pub fn url(mut self, path: impl Into<String>) -> Self {
+        self.urls.push(path.into());
+        self
+    }
+
+    /// Puts this in a value's place.
+    #[must_use]
+    pub fn action(mut self, action: Action) -> Self {
+        self.action = action;
+        self
+    }
+
+    /// Does not apply to these.
+    #[must_use]
+    pub fn except(mut self, subjects: Subjects) -> Self {
+        self.except = subjects;
+        self
+    }
+
+    /// Whether the rule selects values of JSON documents, rather than pieces of text.
+    pub(crate) fn is_structural(&self) -> bool {
+        !(self.paths.is_empty()
+            && self.base64_paths.is_empty()
+            && self.json_paths.is_empty()
+            && self.keys.is_empty())
+    }
+}
+
+/// A condition on a value's neighbour in the same object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Where {
+    /// The neighbour's key.
+    pub sibling: String,
+    /// What its value must look like; `*` matches any part, letter case does not matter.
+    pub matches: Vec<String>,
+}
+
+/// Whom, or what, a rule is restricted to. An empty list does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Subjects {
+    /// User names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+    /// Groups; with `users`, either will do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Namespaces, as the request names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+}
+
+impl Subjects {
+    pub(crate) fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+
+    /// Whether they cover the request. Where it is not known (no identity; a request across namespaces), `unknown` says.
+    pub(crate) fn cover(&self, info: &RequestInfo, identity: Option<&Identity>, unknown: bool) -> bool {
+        let who = match identity {
+            _ if self.users.is_empty() && self.groups.is_empty() => true,
+            None => unknown,
+            Some(identity) => {
+                self.users.contains(&identity.user)
+                    || identity.groups.iter().any(|group| self.groups.contains(group))
+            }
+        };
+        let place = match info.namespace.as_str() {
+            _ if self.namespaces.is_empty() => true,
+            "" => unknown,
+            namespace => self.namespaces.iter().any(|listed| listed == namespace),
+        };
+        who && place
+    }
+}
+
+/// What is put in a value's place. Strings stay strings, numbers become 0, booleans false; base64 stays base64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// `masked:<rule>:<16 hex>`, an HMAC over object, path and value: one can see that a value changed, not what it is.
+    #[default]
+    Hash,
+    /// `masked:<rule>:redacted`: nothing can be seen.
+    Redact,
+    /// `masked:<rule>:****` and the last four characters of values of twelve or more.
+    Partial,
+    /// `null`.
+    Drop,
+}
+
+/// What happens to a value that a rule for a kind may cover, in an object that has not said its kind yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnknown {
+    /// It is held back, up to the limit, until the kind is known or the object ends.
+    #[default]
+    Hold,
+    /// It passes. Only for what is no secret in itself, such as messages.
+    Pass,
+}

@@ -1,0 +1,15 @@
+//! Which values are masked: the configuration, its compiled form, and what of it applies to one request.
+
+mod automaton;
+mod compile;
+mod config;
+mod glob;
+mod path;
+mod scope;
+
+pub(crate) use automaton::StateId;
+pub use compile::Rules;
+pub(crate) use compile::{Accept, Anchor, RuleBits, RuleId};
+pub use config::{Action, Limits, MaskConfig, Pack, Rule, Subjects, WhenUnknown, Where};
+pub use scope::Scope;
+pub(crate) use scope::{TextPlan, Value};

@@ -1,0 +1,376 @@
+//! What of the rules applies to one request, and what a value of it is replaced with.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use portcullis_core::{Identity, RequestInfo, Verdict};
+
+use super::{
+    Action, Limits, RuleBits, RuleId, Rules, StateId,
+    automaton::Automaton,
+    compile::{Accept, CompiledRule},
+};
+use crate::{
+    detect::{Detector, echoes},
+    piece::join,
+    text::TextScan,
+    token,
+};
+
+/// The rules that apply to one request, and what is known of its objects from the request alone.
+#[derive(Clone)]
+pub struct Scope {
+    rules: Rules,
+    active: RuleBits,
+    kubernetes: bool,
+    /// The kinds that the requested resource's objects are of, whatever they say.
+    pub(crate) presumed: u64,
+    /// Whether the requested resource's objects are known not to be of any other kind, unless they say so at once.
+    pub(crate) decided: bool,
+    /// What a token is bound to where no UID is known.
+    place: Vec<u8>,
+    name: Vec<u8>,
+    has_keys: bool,
+    covers_text: bool,
+}
+
+/// The groups that the API server serves itself: their lists leave out the kind of their items, and their encoders write an
+/// object's kind before anything else. (Aggregated and custom resources may do otherwise.)
+const BUILT_IN_GROUPS: [&str; 21] = [
+    "",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "apps",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+];
+
+impl Scope {
+    pub(super) fn new(
+        rules: &Rules,
+        info: &RequestInfo,
+        identity: Option<&Identity>,
+        verdict: Option<&Verdict>,
+    ) -> Self {
+        let sets = verdict.map(|verdict| verdict.mask_sets.as_slice()).unwrap_or_default();
+        let known = sets.iter().all(|set| rules.has_set(set));
+        let (mut active, mut presumed, mut has_keys, mut covers_text) = (0, 0, false, false);
+        for (id, rule) in rules.0.rules.iter().enumerate() {
+            let selected = match (sets.is_empty(), known) {
+                (true, _) => rule.default,
+                (false, true) => sets.contains(&rule.set),
+                (false, false) => true,
+            };
+            let named = rule.names(info);
+            let exempt = !rule.rule.except.is_empty() && rule.rule.except.cover(info, identity, false);
+            let by_kind = rule.kinds != 0 && info.is_resource_request;
+            if !selected || exempt || !(named || by_kind) || !rule.rule.only_for.cover(info, identity, true) {
+                continue;
+            }
+            active |= 1 << id;
+            has_keys |= !rule.rule.keys.is_empty();
+            covers_text |= !rule.rule.is_structural();
+            if named {
+                presumed |= rule.kinds;
+            }
+        }
+        let decided = info.is_resource_request
+            && info.subresource != "proxy"
+            && BUILT_IN_GROUPS.contains(&info.api_group.as_str());
+        let parts = match info.is_resource_request {
+            true => [info.cluster.as_bytes(), info.api_group.as_bytes(), info.resource.as_bytes()],
+            false => [info.cluster.as_bytes(), b"", info.path.as_bytes()],
+        };
+        let place = parts.join(&0);
+        let name = [info.namespace.as_bytes(), info.name.as_bytes()].join(&0);
+        Self {
+            rules: rules.clone(),
+            active,
+            kubernetes: info.is_resource_request,
+            presumed,
+            decided,
+            place,
+            name,
+            has_keys,
+            covers_text,
+        }
+    }
+
+    /// Whether no rule applies: then nothing needs to be read.
+    pub fn is_empty(&self) -> bool {
+        self.active == 0
+    }
+
+    /// The names of the rules that apply.
+    pub fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.active_rules().map(|(_, rule)| rule.rule.name.as_str())
+    }
+
+    /// Whether rules apply that select values of JSON documents.
+    pub(crate) fn is_structural(&self) -> bool {
+        self.active_rules().any(|(_, rule)| rule.rule.is_structural())
+    }
+
+    /// Whether rules apply that look into plain text.
+    pub(crate) fn covers_text(&self) -> bool {
+        self.covers_text
+    }
+
+    pub(crate) fn passes_content_type(&self, content_type: &str) -> bool {
+        self.rules.0.pass_content_types.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => content_type.starts_with(prefix),
+            None => content_type == pattern,
+        })
+    }
+
+    fn active_rules(&self) -> impl Iterator<Item = (RuleId, &CompiledRule)> {
+        let rules = self.rules.0.rules.iter().enumerate();
+        rules.filter(|(id, _)| self.active & (1 << id) != 0).map(|(id, rule)| (id as RuleId, rule))
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.rules.0.limits
+    }
+
+    pub(crate) fn is_kubernetes(&self) -> bool {
+        self.kubernetes
+    }
+
+    pub(crate) fn automaton(&self) -> &Automaton<Accept> {
+        &self.rules.0.automaton
+    }
+
+    pub(crate) fn is_active(&self, rule: RuleId) -> bool {
+        self.active & (1 << rule) != 0
+    }
+
+    pub(crate) fn root(&self) -> StateId {
+        Automaton::<Accept>::ROOT
+    }
+
+    /// The rules that mask the values of this key, wherever it stands.
+    pub(crate) fn key_rules(&self, key: &[u8], rules: &mut Vec<RuleId>) {
+        rules.clear();
+        if let (true, Some((globs, owners))) = (self.has_keys, &self.rules.0.keys) {
+            rules.extend(globs.which(key).map(|glob| owners[glob]).filter(|rule| self.is_active(*rule)));
+            rules.sort_unstable();
+            rules.dedup();
+        }
+    }
+
+    /// The bits of a kind: of objects that say `kind`, and of the items of a list that says it.
+    pub(crate) fn kind_bits(&self, kind: &[u8]) -> (u64, u64) {
+        let kinds = &self.rules.0.kinds;
+        let bits = |kind: &[u8]| {
+            std::str::from_utf8(kind).ok().and_then(|kind| kinds.get(kind).copied()).unwrap_or_default()
+        };
+        (bits(kind), kind.strip_suffix(b"List").map(bits).unwrap_or_default())
+    }
+
+    /// The bits of every kind that rules name.
+    pub(crate) fn all_kinds(&self) -> u64 {
+        self.rules.0.kinds.values().fold(0, |all, bits| all | bits)
+    }
+
+    pub(crate) fn clause_matches(&self, clause: u8, value: &[u8]) -> bool {
+        self.rules.0.clauses[clause as usize].matches(value)
+    }
+
+    pub(crate) fn action(&self, rule: RuleId) -> Action {
+        self.rules.0.rules[rule as usize].action()
+    }
+
+    pub(crate) fn detectors(&self, rule: RuleId) -> &[Detector] {
+        self.rules.0.rules[rule as usize].detectors()
+    }
+
+    pub(crate) fn holds_unknown(&self, rule: RuleId) -> bool {
+        self.rules.0.rules[rule as usize].holds_unknown()
+    }
+
+    pub(crate) fn name(&self, rule: RuleId) -> &str {
+        &self.rules.0.rules[rule as usize].rule.name
+    }
+
+    /// What the tokens of an object are bound to: its UID, or else its namespace and name, or else the request's.
+    pub(crate) fn binding(&self, uid: &[u8], namespace: &[u8], name: &[u8]) -> Vec<u8> {
+        if !uid.is_empty() {
+            return [b"uid".as_slice(), uid].join(&0);
+        }
+        let named = [namespace, name].join(&0);
+        let named = if name.is_empty() { self.name.as_slice() } else { named.as_slice() };
+        [b"name".as_slice(), self.place.as_slice(), named].join(&0)
+    }
+
+    /// The text of a token for a value with this digest.
+    pub(crate) fn token(&self, rule: RuleId, binding: &[u8], path: &[u8], value: &[u8; 32]) -> String {
+        let name = self.name(rule);
+        token::token(name, &self.rules.key().digits(&[b"value", name.as_bytes(), binding, path, value]))
+    }
+
+    /// What a string is replaced with, where the digest or text that the action needs is at hand.
+    pub(crate) fn replacement(
+        &self,
+        rule: RuleId,
+        base64: bool,
+        binding: &[u8],
+        path: &[u8],
+        value: Value<'_>,
+    ) -> Option<String> {
+        let text = match (self.action(rule), value) {
+            (Action::Drop, _) => return None,
+            (Action::Redact, _) => token::token(self.name(rule), "redacted"),
+            (Action::Hash, value) => self.token(rule, binding, path, &value.digest(base64)),
+            (Action::Partial, Value::Text(text)) => self.partial(rule, base64, text),
+            (Action::Partial, Value::Digest(_)) => self.partial(rule, base64, b""),
+        };
+        Some(if base64 { STANDARD.encode(text) } else { text })
+    }
+
+    fn partial(&self, rule: RuleId, base64: bool, text: &[u8]) -> String {
+        let decoded = if base64 { STANDARD.decode(text).unwrap_or_default() } else { text.to_vec() };
+        let characters: Vec<char> = String::from_utf8(decoded).unwrap_or_default().chars().collect();
+        let shown = if characters.len() >= 12 { &characters[characters.len() - 4..] } else { &[] };
+        token::token(self.name(rule), &format!("****{}", shown.iter().collect::<String>()))
+    }
+
+    /// Replaces what a rule's detectors find in a string; `None` if nothing was found.
+    pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &[u8]) -> Option<(String, u64)> {
+        let plan = self.detectors(rule).iter().map(|detector| (*detector, rule)).collect();
+        let mut plan =
+            TextPlan { scope: self.clone(), rules: plan, binding: binding.to_vec(), counts: Vec::new() };
+        let mut redacted = text.to_owned();
+        for detector in self.detectors(rule).iter().copied().filter(|detector| !detector.streams()) {
+            for range in echoes(&redacted, detector).into_iter().rev() {
+                let token = plan.replacement(detector, &redacted.as_bytes()[range.clone()]);
+                redacted.replace_range(range, &token);
+            }
+        }
+        let mut scan = TextScan::new(plan);
+        let mut pieces = Vec::new();
+        scan.push(Bytes::from(redacted), &mut pieces);
+        scan.finish(&mut pieces);
+        let count = scan.take_counts().iter().map(|(_, count)| count).sum();
+        (count > 0).then(|| (String::from_utf8_lossy(&join(&pieces)).into_owned(), count))
+    }
+
+    /// A message of a server, such as a warning, with what it may echo replaced.
+    pub(crate) fn redact_message(&self, text: &str) -> (String, Vec<(String, u64)>) {
+        let mut redacted = text.to_owned();
+        let mut counts = Vec::new();
+        let looking = self.active_rules().filter(|(_, rule)| !rule.detectors().is_empty());
+        for (id, rule) in looking {
+            if let Some((better, count)) = self.redact_text(id, &redacted, &self.binding(b"", b"", b"")) {
+                redacted = better;
+                counts.push((rule.rule.name.clone(), count));
+            }
+        }
+        (redacted, counts)
+    }
+
+    /// What is looked for in plain text. With `messages`, also what rules look for in strings.
+    pub(crate) fn text_plan(&self, messages: bool) -> TextPlan {
+        let mut rules: Vec<(Detector, RuleId)> = Vec::new();
+        for (id, rule) in self.active_rules().filter(|(_, rule)| messages || !rule.rule.is_structural()) {
+            for detector in rule.detectors().iter().filter(|detector| detector.streams()) {
+                if !rules.iter().any(|(known, _)| known == detector) {
+                    rules.push((*detector, id));
+                }
+            }
+        }
+        TextPlan { scope: self.clone(), rules, binding: self.binding(b"", b"", b""), counts: Vec::new() }
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.rule_names()).finish()
+    }
+}
+
+/// What is known of a value that is replaced.
+#[derive(Clone, Copy)]
+pub(crate) enum Value<'a> {
+    Digest(&'a [u8; 32]),
+    Text(&'a [u8]),
+}
+
+impl Value<'_> {
+    fn digest(self, base64: bool) -> [u8; 32] {
+        match self {
+            Self::Digest(digest) => *digest,
+            Self::Text(text) => {
+                let mut digest = token::ValueDigest::new(base64);
+                digest.update(text);
+                digest.finish()
+            }
+        }
+    }
+}
+
+/// What is looked for in a text, and which rule answers for it.
+#[derive(Clone)]
+pub(crate) struct TextPlan {
+    scope: Scope,
+    rules: Vec<(Detector, RuleId)>,
+    binding: Vec<u8>,
+    counts: Vec<(RuleId, u64)>,
+}
+
+impl TextPlan {
+    /// Whether nothing is looked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    pub(crate) fn looks_for(&self, detector: Detector) -> bool {
+        self.rule(detector).is_some()
+    }
+
+    /// What a secret is replaced with.
+    pub(crate) fn replacement(&mut self, detector: Detector, secret: &[u8]) -> String {
+        let Some(rule) = self.rule(detector) else { return String::new() };
+        self.count(rule);
+        self.scope.replacement(rule, false, &self.binding, b"text", Value::Text(secret)).unwrap_or_default()
+    }
+
+    /// What a secret is replaced with that is not read to its end.
+    pub(crate) fn redacted(&mut self, detector: Detector) -> String {
+        let Some(rule) = self.rule(detector) else { return String::new() };
+        self.count(rule);
+        token::token(self.scope.name(rule), "redacted")
+    }
+
+    /// How many values each rule replaced since this was last asked.
+    pub(crate) fn take_counts(&mut self) -> Vec<(String, u64)> {
+        let named = |(rule, count)| (self.scope.name(rule).to_owned(), count);
+        std::mem::take(&mut self.counts).into_iter().map(named).collect()
+    }
+
+    fn rule(&self, detector: Detector) -> Option<RuleId> {
+        self.rules.iter().find(|(known, _)| *known == detector).map(|(_, rule)| *rule)
+    }
+
+    fn count(&mut self, rule: RuleId) {
+        match self.counts.iter_mut().find(|(known, _)| *known == rule) {
+            Some((_, count)) => *count += 1,
+            None => self.counts.push((rule, 1)),
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What stands in the place of a masked value, and the key it is made with.
+//!
+//! A token is `masked:<rule>:<16 hex>`: 64 bits of HMAC-SHA-256 over the object, the path and the value. Equal tokens at one
+//! place of one object mean equal values, so a change can be seen; across objects and paths they say nothing, so nobody can
+//! confirm a guess by writing it somewhere else and comparing.
+
+use std::{
+    fmt, fs,
+    io::{self, Read as _, Write as _},
+    path::Path,
+    sync::LazyLock,
+};
+
+use aws_lc_rs::{digest, hmac};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use regex::bytes::Regex;
+use zeroize::Zeroizing;
+
+/// The key that mask tokens are made with. Whoever has it can confirm guesses; `Debug` never prints it.
+#[derive(Clone)]
+pub struct MaskKey(hmac::Key);
+
+impl MaskKey {
+    /// A key from bytes that are as good as random, at least 16 of them.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for fewer.
+    pub fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
+        if bytes.len() < 16 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a mask key needs at least 16 random bytes",
+            ));
+        }
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
+    }
+
+    /// A new random key, gone when the process ends: tokens then differ from one start to the next.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no randomness to give.
+    pub fn generate() -> io::Result<Self> {
+        Self::from_bytes(&*random()?)
+    }
+
+    /// The key in a file of 64 hexadecimal digits; made, for its owner only (mode 0600), if there is none.
+    ///
+    /// Replicas share the file, so that their tokens are equal.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or made, holds something else, or may be read by others than its owner and group.
+    pub fn load_or_create(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(path) {
+            Ok(mut file) => {
+                let bytes = random()?;
+                let text = Zeroizing::new(format!("{}\n", hex(&*bytes)));
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                Self::from_bytes(&*bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load(path: &Path) -> io::Result<Self> {
+        let file = fs::File::open(path)?;
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::mode(&file.metadata()?) & 0o007 != 0 {
+            let message = "the mask key file may be read by everybody: `chmod 600` it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(4096).read_to_string(&mut text)?;
+        let bytes = unhex(text.trim()).map(Zeroizing::new).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a mask key file holds 64 hexadecimal digits")
+        })?;
+        Self::from_bytes(&bytes)
+    }
+
+    /// The digits of a token: 64 bits over all parts, each with its length in front.
+    pub(crate) fn digits(&self, parts: &[&[u8]]) -> String {
+        hex(&self.tag(parts)[..8])
+    }
+
+    #[allow(dead_code, reason = "for request copies, which come next")]
+    /// A keyed digest of a whole body.
+    pub(crate) fn body_digest(&self, body: &[u8]) -> String {
+        hex(&self.tag(&[b"body", body]))
+    }
+
+    fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut tag = [0; 32];
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
+    }
+}
+
+impl fmt::Debug for MaskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MaskKey(…)")
+    }
+}
+
+fn random() -> io::Result<Zeroizing<[u8; 32]>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| io::Error::other("no randomness to be had"))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// `masked:<rule>:<what>`.
+pub(crate) fn token(rule: &str, what: &str) -> String {
+    format!("masked:{rule}:{what}")
+}
+
+#[allow(dead_code, reason = "for the write guard, which comes next")]
+/// How every token looks, whichever rule and key made it: rules are renamed and keys rotated, masks stay masks.
+static TOKEN: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"masked:[a-z0-9][a-z0-9-]{0,62}:(?:[0-9a-f]{16}|redacted|\*{4})").ok());
+
+#[allow(dead_code, reason = "for the write guard, which comes next")]
+/// The first token in `bytes`.
+pub(crate) fn find_token(bytes: &[u8]) -> Option<&[u8]> {
+    // The pattern is a constant that a test compiles; without it everything counts as a token, which refuses.
+    match TOKEN.as_ref() {
+        Some(pattern) => pattern.find(bytes).map(|found| found.as_bytes()),
+        None => Some(bytes),
+    }
+}
+
+/// SHA-256 over a value that arrives in runs: over its text, or over what its base64 stands for, so that one value has one
+/// digest in every encoding. What is not valid base64 counts as text from there on.
+pub(crate) struct ValueDigest {
+    context: digest::Context,
+    state: Decoding,
+    group: [u8; 4],
+    filled: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Decoding {
+    /// As it is.
+    Text,
+    /// base64, so far.
+    Base64,
+    /// base64 that has come to its padding.
+    Padded,
+}
+
+impl ValueDigest {
+    pub(crate) fn new(base64: bool) -> Self {
+        Self {
+            context: digest::Context::new(&digest::SHA256),
+            state: if base64 { Decoding::Base64 } else { Decoding::Text },
+            group: [0; 4],
+            filled: 0,
+        }
+    }
+
+    pub(crate) fn update(&mut self, mut run: &[u8]) {
+        if self.state == Decoding::Base64 && self.filled == 0 {
+            run = &run[self.blocks(run)..];
+        }
+        for (at, byte) in run.iter().enumerate() {
+            if self.state == Decoding::Text {
+                return self.context.update(&run[at..]);
+            }
+            self.group[self.filled] = *byte;
+            self.filled += 1;
+            if self.filled == 4 {
+                self.filled = 0;
+                self.four();
+            }
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> [u8; 32] {
+        if self.filled > 0 {
+            self.not_base64(self.filled);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.context.finish().as_ref());
+        digest
+    }
+
+    /// Decodes whole blocks, as far as they are plain, and says how far that is.
+    fn blocks(&mut self, run: &[u8]) -> usize {
+        let mut decoded = [0; 1536];
+        let mut done = 0;
+        // The last group may be padded: it is left to `four`, which knows what may follow.
+        for block in run[..run.len().saturating_sub(4)].chunks(2048) {
+            let whole = &block[..block.len() / 4 * 4];
+            match STANDARD.decode_slice(whole, &mut decoded) {
+                Ok(length) if !whole.ends_with(b"=") => self.context.update(&decoded[..length]),
+                _ => break,
+            }
+            done += whole.len();
+        }
+        done
+    }
+
+    fn four(&mut self) {
+        let mut decoded = [0; 4];
+        match STANDARD.decode_slice(self.group, &mut decoded) {
+            Ok(length) if self.state == Decoding::Base64 => {
+                self.context.update(&decoded[..length]);
+                if length < 3 {
+                    self.state = Decoding::Padded;
+                }
+            }
+            _ => self.not_base64(4),
+        }
+    }
+
+    fn not_base64(&mut self, filled: usize) {
+        self.state = Decoding::Text;
+        // Nothing that base64 stands for can be mistaken for this: it is marked.
+        self.context.update(b"\0not base64\0");
+        self.context.update(&self.group[..filled]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn digest_of(base64: bool, runs: &[&[u8]]) -> [u8; 32] {
+        let mut digest = ValueDigest::new(base64);
+        runs.iter().for_each(|run| digest.update(run));
+        digest.finish()
+    }
+
+    #[test]
+    fn tokens_are_found_where_they_are() {
+        assert_eq!(
+            find_token(b"x masked:secrets:0123456789abcdef y"),
+            Some(&b"masked:secrets:0123456789abcdef"[..])
+        );
+        assert!(find_token(b"masked:a-b:redacted").is_some());
+        assert!(find_token(b"masked:a:****1234").is_some());
+        assert!(find_token(b"masked:secrets:0123456789abcde").is_none());
+        assert!(find_token(b"masked: yes").is_none());
+    }
+
+    #[test]
+    fn parts_cannot_be_shifted_into_each_other() {
+        let key = MaskKey::from_bytes(&[7; 32]).unwrap();
+        assert_ne!(key.digits(&[b"ab", b"c"]), key.digits(&[b"a", b"bc"]));
+        assert_eq!(key.digits(&[b"ab", b"c"]).len(), 16);
+        assert!(MaskKey::from_bytes(&[7; 15]).is_err());
+        assert_eq!(format!("{key:?}"), "MaskKey(…)");
+    }
+
+    #[test]
+    fn a_key_file_is_made_once_and_kept_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mask.key");
+        let made = MaskKey::load_or_create(&path).unwrap();
+        let loaded = MaskKey::load_or_create(&path).unwrap();
+        assert_eq!(made.digits(&[b"x"]), loaded.digits(&[b"x"]));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            assert!(MaskKey::load_or_create(&path).is_err());
+        }
+        let bad = folder.path().join("bad.key");
+        fs::write(&bad, "hello").unwrap();
+        #[cfg(unix)]
+        fs::set_permissions(&bad, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(MaskKey::load_or_create(&bad).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    proptest! {
+        #[test]
+        fn base64_and_its_bytes_have_one_digest(value in prop::collection::vec(any::<u8>(), 0..5000), cut in 0usize..5000) {
+            let text = STANDARD.encode(&value);
+            let (left, right) = text.as_bytes().split_at(cut.min(text.len()));
+            prop_assert_eq!(digest_of(true, &[left, right]), digest_of(false, &[&value]));
+        }
+
+        #[test]
+        fn cutting_never_changes_a_digest(text in "[A-Za-z0-9+/=\"-]{0,40}", cut in 0usize..40) {
+            let (left, right) = text.as_bytes().split_at(cut.min(text.len()));
+            prop_assert_eq!(digest_of(true, &[left, right]), digest_of(true, &[text.as_bytes()]));
+        }
+    }
+}
