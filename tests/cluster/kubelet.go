@@ -31,6 +31,9 @@ const (
 	hostIP = "127.0.0.1"
 	// leaseSeconds is how long the node counts as alive after its last sign of life.
 	leaseSeconds = 40
+
+	scratchPrefix = "portcullis-test-pods-"
+	scratchLink   = "scratch"
 )
 
 // kubelet is the one node. It runs the commands of containers, and those of kubectl exec, as
@@ -114,7 +117,11 @@ func (k *kubelet) prepareScratch(dir string) error {
 	const nobody = 65534
 	k.runAs = &syscall.Credential{Uid: nobody, Gid: nobody}
 	var err error
-	if k.scratch, err = os.MkdirTemp("", "portcullis-test-pods-"); err != nil {
+	if k.scratch, err = os.MkdirTemp("", scratchPrefix); err != nil {
+		return err
+	}
+	// A run that was killed could not remove it; the next one finds it by this link.
+	if err := os.Symlink(k.scratch, filepath.Join(dir, scratchLink)); err != nil {
 		return err
 	}
 	return os.Chmod(k.scratch, 0o711)

@@ -23,6 +23,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -146,7 +147,16 @@ func clean(dir, readyFile string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"etcd", "pki", "pods", "audit.log", "admin.kubeconfig", "gateway.kubeconfig", "ca.crt"} {
+	if scratch, err := os.Readlink(filepath.Join(dir, scratchLink)); err == nil {
+		if strings.HasPrefix(filepath.Base(scratch), scratchPrefix) {
+			if err := os.RemoveAll(scratch); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range []string{
+		"etcd", "pki", "pods", scratchLink, "audit.log", "admin.kubeconfig", "gateway.kubeconfig", "ca.crt",
+	} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return err
 		}

@@ -125,6 +125,8 @@ impl Instance {
         }
         let binary = build()?;
         heading(&format!("Start cluster {}", self.name));
+        // One that was killed leaves its word behind; it is not this one's.
+        remove(&self.dir.join("ready"))?;
         let log = File::create(self.beside("log"))?;
         let mut child = command::program(&binary)
             .arg("-dir")
@@ -166,13 +168,8 @@ impl Instance {
             signal(pid, Signal::KILL)?;
             command::wait("stopped", Duration::from_secs(10), gone)?;
         }
-        for file in [self.beside("pid"), self.dir.join("ready")] {
-            match std::fs::remove_file(file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove(&self.beside("pid"))?;
+        remove(&self.dir.join("ready"))
     }
 
     /// What the running program said when it was ready; nothing if it is not, or not any more.
@@ -197,6 +194,14 @@ impl Instance {
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(15)..].join("\n");
         format!("{tail}\n(all of it: {})", self.beside("log").display())
+    }
+}
+
+/// Removes a file that need not be there.
+fn remove(file: &Path) -> Result {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
