@@ -17,12 +17,7 @@ use serde::Deserialize;
 use crate::command::{self, heading, note};
 use crate::{Failure, Result};
 
-/// Start and stop a real Kubernetes control plane for tests.
-///
-/// etcd, kube-apiserver, the controllers that matter and a kubelet that runs commands as local
-/// processes, in one Go program on loopback. The first build compiles Kubernetes, about seven
-/// minutes on two cores; later starts take four seconds. With KUBEBUILDER_ASSETS set, etcd and
-/// kube-apiserver from that directory are started instead of the embedded ones.
+/// `cargo xtask cluster …`.
 #[derive(Subcommand)]
 pub(crate) enum Cluster {
     /// Build if needed, start, and wait until it is ready; does nothing if it already runs

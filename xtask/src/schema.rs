@@ -14,6 +14,11 @@ pub(crate) struct Options {
 
 const FILE: &str = "docs/config.schema.json";
 
+/// Fails if the committed file is out of date.
+pub(crate) fn check() -> Result {
+    run(&Options { check: true })
+}
+
 pub(crate) fn run(options: &Options) -> Result {
     heading("Configuration schema");
     let path = command::root().join(FILE);

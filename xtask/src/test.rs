@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::cluster::Instance;
 use crate::command::{self, cargo, duration, heading};
-use crate::{Failure, Result, lint, setup};
+use crate::{Failure, Result, lint, schema, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -30,6 +30,8 @@ enum Step {
     Unit,
     /// Documentation, with every warning an error
     Docs,
+    /// Is docs/config.schema.json what the binary says?
+    Schema,
     /// The programs in `examples/`
     Examples,
     /// `portcullis demo --check`: the whole story, played by itself
@@ -96,6 +98,7 @@ impl Step {
             Self::Lint => "lint",
             Self::Unit => "unit",
             Self::Docs => "docs",
+            Self::Schema => "schema",
             Self::Examples => "examples",
             Self::Demo => "demo",
             Self::E2e => "e2e",
@@ -107,6 +110,7 @@ impl Step {
             Self::Lint => lint::run(),
             Self::Unit => unit(),
             Self::Docs => docs(),
+            Self::Schema => schema::check(),
             Self::Examples => examples(),
             Self::Demo => demo(),
             Self::E2e => match missing(&[
