@@ -43,9 +43,24 @@ pub enum Detector {
 }
 
 impl Detector {
+    /// Those that can work on a stream.
+    pub(crate) const STREAMING: [Self; 11] = [
+        Self::PrivateKey,
+        Self::Jwt,
+        Self::Bearer,
+        Self::Aws,
+        Self::Github,
+        Self::Gitlab,
+        Self::Slack,
+        Self::Stripe,
+        Self::Google,
+        Self::Npm,
+        Self::Pypi,
+    ];
+
     /// Whether it can work on a stream, and not only on a whole string.
     pub(crate) fn streams(self) -> bool {
-        !matches!(self, Self::EchoedJson | Self::EchoedValue)
+        Self::STREAMING.contains(&self)
     }
 }
 

@@ -30,6 +30,8 @@
 //! # What it does
 //!
 //! * [`MaskLayer`] masks answers: JSON by path, key and kind, plain text by [`Detector`], in constant memory.
+//! * [`WriteGuardLayer`] refuses requests that would store a mask in the place of what it masks.
+//! * [`RequestRedactor`] makes the copies of requests that others may keep, by the same rules.
 //! * [`Masker`] is the JSON part by itself, without I/O: push chunks, get pieces.
 //!
 //! The pack [`KubernetesSecrets`](Pack::KubernetesSecrets), on by default, knows what holds secrets in the Kubernetes API. Its
@@ -60,19 +62,24 @@
 mod body;
 mod detect;
 mod error;
+mod guard;
 mod json;
 mod layer;
 mod negotiate;
 mod piece;
+mod redactor;
 mod rules;
+mod seek;
 mod stage;
 mod text;
 mod token;
 
 pub use detect::Detector;
 pub use error::{ConfigError, MaskError, MaskErrorKind};
+pub use guard::{WriteGuardFuture, WriteGuardLayer, WriteGuardService};
 pub use json::Masker;
 pub use layer::{MaskFuture, MaskLayer, MaskService};
 pub use piece::Piece;
+pub use redactor::RequestRedactor;
 pub use rules::{Action, Limits, MaskConfig, Pack, Rule, Rules, Scope, Subjects, WhenUnknown, Where};
 pub use token::MaskKey;

@@ -125,3 +125,95 @@ impl StreamStage for MaskStage {
         Box::pin(ready(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portcullis_core::{RequestInfo, StreamTransport};
+
+    use super::*;
+    use crate::{MaskConfig, MaskKey, Rules};
+
+    const GITHUB: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+
+    fn info(command: &[&str], tty: bool) -> StreamInfo {
+        StreamInfo {
+            request: RequestInfo {
+                is_resource_request: true,
+                verb: "create".into(),
+                resource: "pods".into(),
+                subresource: "exec".into(),
+                ..RequestInfo::default()
+            },
+            audit_id: None,
+            transport: StreamTransport::WebSocket,
+            subprotocol: "v5.channel.k8s.io".into(),
+            command: command.iter().map(|&argument| argument.to_owned()).collect(),
+            container: None,
+            tty,
+        }
+    }
+
+    async fn run(info: &StreamInfo, frames: &[(Direction, Channel, &str)]) -> (String, Trail) {
+        let key = MaskKey::from_bytes(&[7; 32]).unwrap();
+        let rules = Rules::new(&MaskConfig::default(), key).unwrap();
+        let trail = Trail::default();
+        let stages = MaskStages::new(rules.scope(&info.request, None, None), trail.clone());
+        let mut stage = stages.open(info).await.unwrap();
+        let mut out = Vec::new();
+        for &(direction, channel, text) in frames {
+            let data = Bytes::copy_from_slice(text.as_bytes());
+            stage.frame(StreamFrame { direction, channel, data, fin: false }, &mut out).unwrap();
+        }
+        stage.flush(&mut out);
+        stage.close(StreamEnd::Closed).await;
+        let shown: Vec<u8> = out.iter().flat_map(|frame| frame.data.to_vec()).collect();
+        (String::from_utf8(shown).unwrap(), trail)
+    }
+
+    #[tokio::test]
+    async fn output_is_masked_across_frames_and_input_is_not() {
+        let (left, right) = GITHUB.split_at(11);
+        let to_client = Direction::ToClient;
+        let frames = [
+            (to_client, Channel::Stdout, left),
+            (to_client, Channel::Stderr, "!"),
+            (to_client, Channel::Stdout, right),
+        ];
+        let (shown, trail) = run(&info(&["env"], false), &frames).await;
+        assert!(shown.starts_with("!masked:known-formats:"), "{shown}");
+        assert_eq!(trail.snapshot().masked["known-formats"], 1);
+        let (shown, _) = run(&info(&["sh"], true), &[(Direction::ToServer, Channel::Stdin, GITHUB)]).await;
+        assert_eq!(shown, GITHUB);
+    }
+
+    #[tokio::test]
+    async fn archives_and_binary_data_pass_unchanged() {
+        let text = format!("x{GITHUB}\0{GITHUB}");
+        fn stdout(text: &str) -> [(Direction, Channel, &str); 1] {
+            [(Direction::ToClient, Channel::Stdout, text)]
+        }
+        assert_eq!(run(&info(&["cat", "x"], false), &stdout(&text)).await.0, text);
+        let copied = format!("file {GITHUB}");
+        assert_eq!(run(&info(&["/bin/tar", "cf", "-"], false), &stdout(&copied)).await.0, copied);
+        assert_ne!(run(&info(&["cat", "x"], false), &stdout(&copied)).await.0, copied);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_channel_is_kept() {
+        let key = MaskKey::from_bytes(&[7; 32]).unwrap();
+        let rules = Rules::new(&MaskConfig::default(), key).unwrap();
+        let info = info(&["env"], false);
+        let stages = MaskStages::new(rules.scope(&info.request, None, None), Trail::default());
+        let mut stage = stages.open(&info).await.unwrap();
+        let mut out = Vec::new();
+        let frame = |data: &'static [u8], fin| StreamFrame {
+            direction: Direction::ToClient,
+            channel: Channel::Stdout,
+            data: Bytes::from_static(data),
+            fin,
+        };
+        stage.frame(frame(b"ghp_", false), &mut out).unwrap();
+        stage.frame(frame(b"", true), &mut out).unwrap();
+        assert_eq!(out, [frame(b"ghp_", true)]);
+    }
+}

@@ -227,3 +227,164 @@ impl Cursor<'_> {
         self.skip_to(range.end);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use portcullis_core::RequestInfo;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{MaskConfig, MaskKey, Rules, Scope, piece::join};
+
+    static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
+        let log = RequestInfo {
+            is_resource_request: true,
+            verb: "get".into(),
+            resource: "pods".into(),
+            subresource: "log".into(),
+            ..RequestInfo::default()
+        };
+        let key = MaskKey::from_bytes(&[7; 32]).unwrap();
+        Rules::new(&MaskConfig::default(), key).unwrap().scope(&log, None, None)
+    });
+
+    const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl";
+    const GITHUB: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+    const KEY: &str = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nAwEHoUQD\n-----END EC PRIVATE KEY-----";
+
+    fn mask(chunks: &[&[u8]], interactive: bool) -> Vec<u8> {
+        let scan = TextScan::new(SCOPE.text_plan(false));
+        let mut scan = if interactive { scan.interactive() } else { scan };
+        let mut pieces = Vec::new();
+        for chunk in chunks {
+            scan.push(Bytes::copy_from_slice(chunk), &mut pieces);
+        }
+        scan.finish(&mut pieces);
+        join(&pieces)
+    }
+
+    fn without_digits(masked: &[u8]) -> String {
+        let digits = regex::Regex::new("masked:known-formats:(?:[0-9a-f]{16}|redacted)").unwrap();
+        digits.replace_all(std::str::from_utf8(masked).unwrap(), "#").into_owned()
+    }
+
+    fn check(text: &str, expected: &str) {
+        let whole = mask(&[text.as_bytes()], false);
+        assert_eq!(without_digits(&whole), expected, "{text}");
+        for cut in 0..text.len() {
+            let (left, right) = text.as_bytes().split_at(cut);
+            assert_eq!(mask(&[left, right], false), whole, "{text} cut at {cut}");
+        }
+        let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(mask(&bytes, false), whole, "{text} by the byte");
+    }
+
+    #[test]
+    fn known_formats_are_replaced() {
+        check(&format!("a {JWT} b"), "a # b");
+        check(&format!("token={JWT}."), "token=#.");
+        check(&format!("Authorization: Bearer {JWT}\n"), "Authorization: Bearer #\n");
+        check("Bearer abcdefgh12345678", "Bearer #");
+        check(&format!("{GITHUB},{GITHUB}"), "#,#");
+        check("AKIAIOSFODNN7EXAMPLE", "#");
+        check("glpat-abcdefghij0123456789 xoxb-123456789012-abc", "# #");
+        check("sk_live_0123456789abcdefgh", "#");
+        check("AIzaSyA0123456789abcdefghijklmnopqrstuvw", "#");
+        check("npm_0123456789abcdefghijklmnopqrstuvwxyz", "#");
+        check(&format!("x\n{KEY}\ny"), "x\n#\ny");
+        check(&format!("{{\"key\":\"{}\"}}", KEY.replace('\n', "\\n")), "{\"key\":\"#\"}");
+        check("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA never ends", "#");
+        check("-----BEGIN PGP PRIVATE KEY BLOCK-----\nx\n-----END PGP PRIVATE KEY BLOCK-----.", "#.");
+    }
+
+    #[test]
+    fn ordinary_text_passes() {
+        for text in [
+            "",
+            "the eye sees AKIA and ghp_ and Bearer of news",
+            "Bearer authentication is required for this",
+            "eyJhbGciOiJSUzI1NiJ9.notajwt",
+            "taskAKIAIOSFODNN7EXAMPLE",
+            "AKIAIOSFODNN7EXAMPLELONGER",
+            "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+            "-----BEGIN ",
+            "2026-11-03T10:00:00Z level=info sha256:0123456789abcdef0123456789abcdef",
+            "gh p_ glpat-short sk_live_short",
+        ] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn a_run_without_end_is_masked_in_bounded_memory() {
+        let mut scan = TextScan::new(SCOPE.text_plan(false));
+        let mut pieces = Vec::new();
+        scan.push(Bytes::from_static(b"x ghp_"), &mut pieces);
+        for _ in 0..100 {
+            scan.push(Bytes::from(vec![b'a'; 1 << 10]), &mut pieces);
+            assert!(scan.held.len() <= LONGEST + (2 << 10));
+        }
+        scan.push(Bytes::from_static(b" y"), &mut pieces);
+        scan.finish(&mut pieces);
+        assert_eq!(without_digits(&join(&pieces)), "x # y");
+    }
+
+    #[test]
+    fn a_line_is_handed_on_at_once_and_not_copied() {
+        let mut scan = TextScan::new(SCOPE.text_plan(false));
+        let line = Bytes::from_static(b"GET /healthz 200\n");
+        let mut pieces = Vec::new();
+        scan.push(line.clone(), &mut pieces);
+        assert_eq!(pieces, [Piece::Verbatim(line.clone())]);
+        assert_eq!(pieces[0].bytes().as_ptr(), line.as_ptr());
+    }
+
+    #[test]
+    fn a_terminal_shows_each_character_typed() {
+        let mut scan = TextScan::new(SCOPE.text_plan(false)).interactive();
+        for typed in ["g", "h", " ", "-", "-", "e", "y", "J"] {
+            let mut pieces = Vec::new();
+            scan.push(Bytes::from_static(typed.as_bytes()), &mut pieces);
+            assert_eq!(join(&pieces), typed.as_bytes());
+        }
+        let bytes: Vec<&[u8]> = GITHUB.as_bytes().chunks(1).collect();
+        let shown = String::from_utf8(mask(&bytes, true)).unwrap();
+        assert!(
+            shown.starts_with("ghp_masked:known-formats:") && !shown.contains("0123456789abcdefghijk"),
+            "{shown}"
+        );
+        assert_eq!(without_digits(&mask(&[format!("$ {GITHUB}\n").as_bytes()], true)), "$ #\n");
+    }
+
+    fn fragments() -> impl Strategy<Value = String> {
+        let fragment = prop_oneof![
+            Just(JWT.to_owned()),
+            Just(GITHUB.to_owned()),
+            Just(KEY.to_owned()),
+            Just("-----BEGIN PRIVATE KEY-----".to_owned()),
+            Just("-----END ".to_owned()),
+            Just("ghp_".to_owned()),
+            Just("Bearer ".to_owned()),
+            "[ -~\n]{0,12}",
+        ];
+        prop::collection::vec(fragment, 0..6).prop_map(|fragments| fragments.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_never_changes_what_comes_out(text in fragments(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5), interactive: bool) {
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+            at.extend([0, text.len()]);
+            at.sort_unstable();
+            let chunks: Vec<&[u8]> = at.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
+            let whole = mask(&[text.as_bytes()], false);
+            let cut = mask(&chunks, interactive);
+            if !interactive {
+                prop_assert_eq!(&cut, &whole);
+            }
+            prop_assert!(memchr::memmem::find(&cut, &GITHUB.as_bytes()[8..]).is_none() || memchr::memmem::find(&whole, &GITHUB.as_bytes()[8..]).is_some());
+        }
+    }
+}

@@ -90,8 +90,6 @@ impl MaskKey {
     pub(crate) fn digits(&self, parts: &[&[u8]]) -> String {
         hex(&self.tag(parts)[..8])
     }
-
-    #[allow(dead_code, reason = "for request copies, which come next")]
     /// A keyed digest of a whole body.
     pub(crate) fn body_digest(&self, body: &[u8]) -> String {
         hex(&self.tag(&[b"body", body]))
@@ -142,13 +140,9 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 pub(crate) fn token(rule: &str, what: &str) -> String {
     format!("masked:{rule}:{what}")
 }
-
-#[allow(dead_code, reason = "for the write guard, which comes next")]
 /// How every token looks, whichever rule and key made it: rules are renamed and keys rotated, masks stay masks.
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"masked:[a-z0-9][a-z0-9-]{0,62}:(?:[0-9a-f]{16}|redacted|\*{4})").ok());
-
-#[allow(dead_code, reason = "for the write guard, which comes next")]
 /// The first token in `bytes`.
 pub(crate) fn find_token(bytes: &[u8]) -> Option<&[u8]> {
     // The pattern is a constant that a test compiles; without it everything counts as a token, which refuses.

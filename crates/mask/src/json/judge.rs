@@ -159,8 +159,8 @@ impl Core {
     pub(super) fn settle_closing(&mut self) {
         let Some(depth) = self.frames.len().checked_sub(1) else { return };
         let Some(from) = self.frames[depth].facts.waiting_from else { return };
-        let suspect = self.origin.presumed.suspect && depth == 0;
-        if suspect && !self.frames[depth].facts.decided {
+        let suspect = self.origin.presumed.suspect;
+        if suspect && depth == 0 && !self.frames[depth].facts.decided {
             self.frames[depth].facts.kinds = self.scope.all_kinds();
         }
         // An item that does not say its kind may be told it by its list.
@@ -175,7 +175,10 @@ impl Core {
                     candidate.bound = self.binding(depth, true);
                 }
                 if candidate.clause.is_some_and(|(_, at)| at == depth) {
-                    return false;
+                    if !suspect {
+                        return false;
+                    }
+                    candidate.clause = None;
                 }
                 match (&mut candidate.kinds, list) {
                     (Some(condition), Some(list)) if condition.depth == depth && !condition.list => {

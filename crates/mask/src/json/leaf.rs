@@ -53,7 +53,7 @@ pub(super) struct Nested {
 pub(super) struct Presumed {
     pub(super) kinds: u64,
     pub(super) decided: bool,
-    /// An object that never says its kind counts as of every kind.
+    /// A document that never says its kind counts as of every kind, and a sibling that is missing as one that matches.
     pub(super) suspect: bool,
 }
 

@@ -34,13 +34,15 @@ impl Masker {
         Self::with(scope, true, None)
     }
 
+    /// For one document of a request, such as a patch: what leaves open whether it is a secret is taken for one.
+    pub(crate) fn suspicious(scope: Scope) -> Self {
+        let mut origin = Origin::of(&scope);
+        origin.presumed.suspect = true;
+        Self::with(scope, false, Some(origin))
+    }
+
     fn with(scope: Scope, sequence: bool, origin: Option<Origin>) -> Self {
-        let origin = origin.unwrap_or_else(|| Origin {
-            presumed: Presumed { kinds: scope.presumed, decided: scope.decided, suspect: false },
-            // Outside Kubernetes nothing in a document tells which object it is.
-            binding: (!scope.is_kubernetes()).then(|| scope.binding(b"", b"", b"")),
-            nesting: 0,
-        });
+        let origin = origin.unwrap_or_else(|| Origin::of(&scope));
         let scanner = Scanner::new(scope.limits().depth, scope.limits().key_bytes, sequence);
         Self { scanner, core: Core::new(scope, origin) }
     }
@@ -100,6 +102,17 @@ pub(super) struct Origin {
     pub(super) binding: Option<Vec<u8>>,
     /// In how many strings it is.
     pub(super) nesting: u8,
+}
+
+impl Origin {
+    fn of(scope: &Scope) -> Self {
+        Self {
+            presumed: Presumed { kinds: scope.presumed, decided: scope.decided, suspect: false },
+            // Outside Kubernetes nothing in a document tells which object it is.
+            binding: (!scope.is_kubernetes()).then(|| scope.binding(b"", b"", b"")),
+            nesting: 0,
+        }
+    }
 }
 
 pub(super) struct Core {

@@ -476,8 +476,6 @@ fn chunks<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn agrees_with_a_model_that_sees_everything(document in documents(), space in "[ \n\t]{0,2}", cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
         let widgets = WIDGETS.clone();

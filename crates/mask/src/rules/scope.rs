@@ -252,7 +252,7 @@ impl Scope {
 
     /// Replaces what a rule's detectors find in a string; `None` if nothing was found.
     pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &[u8]) -> Option<(String, u64)> {
-        let plan = self.detectors(rule).iter().map(|detector| (*detector, rule)).collect();
+        let plan = self.detectors(rule).iter().map(|detector| (*detector, Some(rule))).collect();
         let mut plan =
             TextPlan { scope: self.clone(), rules: plan, binding: binding.to_vec(), counts: Vec::new() };
         let mut redacted = text.to_owned();
@@ -286,15 +286,32 @@ impl Scope {
 
     /// What is looked for in plain text. With `messages`, also what rules look for in strings.
     pub(crate) fn text_plan(&self, messages: bool) -> TextPlan {
-        let mut rules: Vec<(Detector, RuleId)> = Vec::new();
+        let mut rules: Vec<(Detector, Option<RuleId>)> = Vec::new();
         for (id, rule) in self.active_rules().filter(|(_, rule)| messages || !rule.rule.is_structural()) {
             for detector in rule.detectors().iter().filter(|detector| detector.streams()) {
                 if !rules.iter().any(|(known, _)| known == detector) {
-                    rules.push((*detector, id));
+                    rules.push((*detector, Some(id)));
                 }
             }
         }
         TextPlan { scope: self.clone(), rules, binding: self.binding(b"", b"", b""), counts: Vec::new() }
+    }
+}
+
+/// What stands in tokens for a rule, in copies of requests, where no rule but prudence masks.
+const COPY: &str = "request";
+
+impl Scope {
+    /// For copies of requests: everything is looked for.
+    pub(crate) fn copy_plan(&self) -> TextPlan {
+        let rules = Detector::STREAMING.iter().map(|detector| (*detector, None)).collect();
+        TextPlan { scope: self.clone(), rules, binding: Vec::new(), counts: Vec::new() }
+    }
+
+    /// What stands for a value in a copy of a request.
+    pub(crate) fn copy_token(&self, value: &[u8]) -> String {
+        let binding = self.binding(b"", b"", b"");
+        token::token(COPY, &self.rules.key().digits(&[b"copy", &binding, value]))
     }
 }
 
@@ -328,7 +345,8 @@ impl Value<'_> {
 #[derive(Clone)]
 pub(crate) struct TextPlan {
     scope: Scope,
-    rules: Vec<(Detector, RuleId)>,
+    /// `None` where no rule asks for it: in copies of requests, which are searched for everything.
+    rules: Vec<(Detector, Option<RuleId>)>,
     binding: Vec<u8>,
     counts: Vec<(RuleId, u64)>,
 }
@@ -340,21 +358,32 @@ impl TextPlan {
     }
 
     pub(crate) fn looks_for(&self, detector: Detector) -> bool {
-        self.rule(detector).is_some()
+        self.owner(detector).is_some()
     }
 
     /// What a secret is replaced with.
     pub(crate) fn replacement(&mut self, detector: Detector, secret: &[u8]) -> String {
-        let Some(rule) = self.rule(detector) else { return String::new() };
-        self.count(rule);
-        self.scope.replacement(rule, false, &self.binding, b"text", Value::Text(secret)).unwrap_or_default()
+        match self.owner(detector) {
+            Some(Some(rule)) => {
+                self.count(rule);
+                let value = Value::Text(secret);
+                self.scope.replacement(rule, false, &self.binding, b"text", value).unwrap_or_default()
+            }
+            Some(None) => self.scope.copy_token(secret),
+            None => String::new(),
+        }
     }
 
     /// What a secret is replaced with that is not read to its end.
     pub(crate) fn redacted(&mut self, detector: Detector) -> String {
-        let Some(rule) = self.rule(detector) else { return String::new() };
-        self.count(rule);
-        token::token(self.scope.name(rule), "redacted")
+        match self.owner(detector) {
+            Some(Some(rule)) => {
+                self.count(rule);
+                token::token(self.scope.name(rule), "redacted")
+            }
+            Some(None) => token::token(COPY, "redacted"),
+            None => String::new(),
+        }
     }
 
     /// How many values each rule replaced since this was last asked.
@@ -363,7 +392,7 @@ impl TextPlan {
         std::mem::take(&mut self.counts).into_iter().map(named).collect()
     }
 
-    fn rule(&self, detector: Detector) -> Option<RuleId> {
+    fn owner(&self, detector: Detector) -> Option<Option<RuleId>> {
         self.rules.iter().find(|(known, _)| *known == detector).map(|(_, rule)| *rule)
     }
 
@@ -372,5 +401,63 @@ impl TextPlan {
             Some((_, count)) => *count += 1,
             None => self.counts.push((rule, 1)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MaskConfig, MaskKey};
+
+    const CONFIG: &str = "
+packs: [known-formats]
+rules:
+  - { name: all, paths: [a] }
+  - { name: prod, resources: [widgets], paths: [a], for: { namespaces: [prod] } }
+  - { name: bots, paths: [a], for: { groups: [bots] } }
+  - { name: most, paths: [a], except: { users: [ada], groups: [security] } }
+  - { name: kept, paths: [a], except: { groups: [security], namespaces: [dev] } }
+  - { name: pii, set: pii, paths: [a] }
+";
+
+    fn check(namespace: &str, identity: Option<(&str, &str)>, sets: &[&str], expected: &[&str]) {
+        let config: MaskConfig = serde_yaml::from_str(CONFIG).unwrap();
+        let rules = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap();
+        let info = RequestInfo {
+            is_resource_request: true,
+            resource: "widgets".into(),
+            namespace: namespace.into(),
+            ..RequestInfo::default()
+        };
+        let identity = identity.map(|(user, group)| Identity {
+            user: user.into(),
+            groups: vec![group.into()],
+            ..Identity::default()
+        });
+        let verdict =
+            Verdict { mask_sets: sets.iter().map(|&set| set.to_owned()).collect(), ..Verdict::default() };
+        let scope = rules.scope(&info, identity.as_ref(), Some(&verdict));
+        assert_eq!(scope.rule_names().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn rules_apply_to_whom_they_say() {
+        check("prod", Some(("bob", "bots")), &[], &["all", "prod", "bots", "most", "kept"]);
+        check("dev", Some(("ada", "staff")), &[], &["all", "kept"]);
+        check("dev", Some(("eve", "security")), &[], &["all"]);
+        check("prod", Some(("eve", "security")), &[], &["all", "prod", "kept"]);
+    }
+
+    #[test]
+    fn what_is_not_known_never_exempts() {
+        check("", Some(("eve", "security")), &[], &["all", "prod", "kept"]);
+        check("dev", None, &[], &["all", "bots", "most", "kept"]);
+    }
+
+    #[test]
+    fn a_verdict_selects_rule_sets() {
+        check("dev", Some(("ada", "staff")), &["pii"], &["pii"]);
+        check("dev", Some(("ada", "staff")), &["pii", "default"], &["all", "kept", "pii"]);
+        check("dev", Some(("ada", "staff")), &["no-such-set"], &["all", "kept", "pii"]);
     }
 }

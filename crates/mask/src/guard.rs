@@ -1,0 +1,261 @@
+//! The write guard: nobody stores a mask in the place of what it masks.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{
+    Request, Response,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use portcullis_core::{Body, BoxError, BufferedBody, Reason, Refusal, RequestInfo, refuse};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{Rules, seek::seek};
+
+/// Refuses writes that carry a mask token, before anybody is asked: 422 `mask/would-store-mask`.
+///
+/// It reads the [`BufferedBody`] that an outer layer left in the request's extensions, or else reads the body itself, up to
+/// [`Limits::write_bytes`](crate::Limits), and leaves one. Connections into the cluster (exec, proxy) store nothing: their
+/// bodies are looked at only if somebody has read them already.
+///
+/// | status | code | why |
+/// |---|---|---|
+/// | 422 | `mask/would-store-mask` | the body holds a mask token: plain, in base64, in a string that holds JSON |
+/// | 415 | `mask/encoded-write` | the body is compressed |
+/// | 413 | `mask/too-large` | the body is longer than the limit |
+/// | 400 | `mask/unreadable-write` | the body broke off |
+#[derive(Clone, Debug)]
+pub struct WriteGuardLayer {
+    limit: usize,
+}
+
+impl WriteGuardLayer {
+    /// Guards what these rules mask.
+    pub fn new(rules: &Rules) -> Self {
+        Self { limit: rules.limits().write_bytes }
+    }
+}
+
+impl<S> Layer<S> for WriteGuardLayer {
+    type Service = WriteGuardService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WriteGuardService { inner, limit: self.limit }
+    }
+}
+
+/// What [`WriteGuardLayer`] makes of a service.
+#[derive(Clone, Debug)]
+pub struct WriteGuardService<S> {
+    inner: S,
+    limit: usize,
+}
+
+/// The future of a [`WriteGuardService`]. Dropping it drops the inner call.
+pub type WriteGuardFuture<E> = BoxFuture<'static, Result<Response<Body>, E>>;
+
+impl<S, B, R> Service<Request<B>> for WriteGuardService<S>
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: HttpBody<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = WriteGuardFuture<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let limit = self.limit;
+        let request = request.map(Body::new);
+        Box::pin(async move {
+            match examine(request, limit).await {
+                Ok(request) => Ok(inner.call(request).await?.map(Body::new)),
+                Err(response) => Ok(*response),
+            }
+        })
+    }
+}
+
+/// The request as it may go on, or the answer that it may not.
+async fn examine(request: Request<Body>, limit: usize) -> Result<Request<Body>, Box<Response<Body>>> {
+    let info = RequestInfo::of(&request);
+    let read = request.extensions().get::<BufferedBody>().map(|body| body.0.clone());
+    if !info.is_mutating() || (read.is_none() && (info.is_connect() || request.body().is_end_stream())) {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    let judged = match is_compressed(&parts.headers) {
+        true => Err(Refusal::new(
+            Reason::UnsupportedMediaType,
+            "mask/encoded-write",
+            "a compressed body cannot be searched for masked values",
+        )
+        .advice("send it without Content-Encoding")),
+        false => match read {
+            Some(read) => Ok((read, body)),
+            None => buffer(body, limit).await.map(|read| {
+                parts.extensions.insert(BufferedBody(read.clone()));
+                (read.clone(), Body::from(read))
+            }),
+        },
+    };
+    let judged = judged.and_then(|(read, body)| {
+        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        match seek(content_type, &read) {
+            None => Ok(body),
+            Some(found) => Err(would_store_mask(found.field)),
+        }
+    });
+    match judged {
+        Ok(body) => Ok(Request::from_parts(parts, body)),
+        Err(refusal) => Err(Box::new(refuse(&parts.extensions, refusal))),
+    }
+}
+
+fn is_compressed(headers: &http::HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+async fn buffer(body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    match Limited::new(body, limit).collect().await {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Refusal::new(
+            Reason::RequestEntityTooLarge,
+            "mask/too-large",
+            format!("the body is longer than the {limit} bytes that can be searched for masked values"),
+        )),
+        Err(_) => Err(Refusal::bad_request("mask/unreadable-write", "the body broke off")),
+    }
+}
+
+fn would_store_mask(field: Option<String>) -> Refusal {
+    let place = field.as_deref().filter(|field| !field.is_empty());
+    let message = match place {
+        Some(field) => format!("{field} holds the mask of a value, not the value: it would be lost"),
+        None => "the body holds the mask of a value, not the value: it would be lost".to_owned(),
+    };
+    let field = place.map(str::to_owned);
+    Refusal::new(Reason::Invalid, "mask/would-store-mask", message)
+        .advice("leave the field out, for example with a patch, or give its new value")
+        .cause("FieldValueInvalid", "a mask token cannot be stored", field)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use http::StatusCode;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{MaskConfig, MaskKey};
+
+    async fn send(request: Request<Body>) -> (Response<Body>, Option<Bytes>, usize) {
+        let config: MaskConfig = serde_yaml::from_str("limits: {writeBytes: 200}").unwrap();
+        let rules = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let buffered = Arc::new(std::sync::Mutex::new(None));
+        let (seen, counted) = (buffered.clone(), calls.clone());
+        let service = WriteGuardLayer::new(&rules).layer(service_fn(move |request: Request<Body>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let seen = seen.clone();
+            async move {
+                let left = request.extensions().get::<BufferedBody>().map(|body| body.0.clone());
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                assert!(left.is_none_or(|left| left == body));
+                *seen.lock().unwrap() = Some(body);
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            }
+        }));
+        let response = service.oneshot(request).await.unwrap();
+        let body = buffered.lock().unwrap().take();
+        (response, body, calls.load(Ordering::SeqCst))
+    }
+
+    async fn check(request: Request<Body>, expected: Result<&str, &str>) -> Response<Body> {
+        let (response, body, calls) = send(request).await;
+        match expected {
+            Ok(passed) => {
+                assert_eq!(response.status(), StatusCode::OK);
+                assert_eq!(body.unwrap(), passed.as_bytes());
+            }
+            Err(code) => {
+                assert_eq!(response.extensions().get::<Refusal>().map(Refusal::code), Some(code));
+                assert_eq!(calls, 0, "the service saw something");
+            }
+        }
+        response
+    }
+
+    fn put(body: &'static str) -> Request<Body> {
+        Request::put("/x").header(CONTENT_TYPE, "application/json").body(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_mask_is_refused_and_its_field_named() {
+        let response =
+            check(put(r#"{"data":{"p":"masked:secrets:0123456789abcdef"}}"#), Err("mask/would-store-mask"))
+                .await;
+        assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let refusal = response.extensions().get::<Refusal>().unwrap();
+        assert_eq!(refusal.causes()[0].field.as_deref(), Some("data.p"));
+    }
+
+    #[tokio::test]
+    async fn other_writes_pass_unchanged() {
+        check(put(r#"{"data":{"p":"aHVudGVyMg=="}}"#), Ok(r#"{"data":{"p":"aHVudGVyMg=="}}"#)).await;
+        check(put(""), Ok("")).await;
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_read_is_not_read_again() {
+        let mut request = put("streamed");
+        request.extensions_mut().insert(BufferedBody(Bytes::from_static(b"masked:a:redacted")));
+        check(request, Err("mask/would-store-mask")).await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_searched_is_refused() {
+        let mut request = put("x");
+        request.headers_mut().insert(CONTENT_ENCODING, "gzip".parse().unwrap());
+        check(request, Err("mask/encoded-write")).await;
+        let long: &'static str = Box::leak("x".repeat(201).into_boxed_str());
+        check(put(long), Err("mask/too-large")).await;
+    }
+
+    #[tokio::test]
+    async fn reads_and_connections_are_not_held_up() {
+        let token = "masked:secrets:0123456789abcdef";
+        check(Request::get("/x").body(token.into()).unwrap(), Ok(token)).await;
+        let mut exec = Request::post("/x").body(Body::from(token)).unwrap();
+        exec.extensions_mut().insert(RequestInfo {
+            is_resource_request: true,
+            verb: "create".into(),
+            subresource: "proxy".into(),
+            ..RequestInfo::default()
+        });
+        check(exec, Ok(token)).await;
+    }
+}
