@@ -2,7 +2,9 @@
 //!
 //! [`KubeClassifier`] computes [`RequestInfo`](portcullis_core::RequestInfo) as the API server itself does, and refuses what could be
 //! read two ways. [`Upstream`] sends a request on, as its caller: it strips what clients may not say, impersonates the
-//! [`Identity`](portcullis_core::Identity) that the layers before it found, and sends nothing that is not on record.
+//! [`Identity`](portcullis_core::Identity) that the layers before it found, sends nothing that is not on record, and relays exec,
+//! attach and port-forward through the stages of the request's [`StreamPlan`](portcullis_core::StreamPlan). [`GatewayCalls`] asks
+//! the API server what a request would do.
 //!
 //! Nothing in the upstream is particular to Kubernetes but the headers. Here it stands behind a plain axum router, as the
 //! reverse proxy of an internal service that trusts its `Impersonate-*` headers:
@@ -28,12 +30,14 @@
 //! # }
 //! ```
 
+mod calls;
 mod classify;
 #[cfg(test)]
 mod testbed;
 mod upgrade;
 mod upstream;
 
+pub use calls::GatewayCalls;
 pub use classify::{KubeClassifier, UpstreamTarget};
 pub use upstream::{
     ClusterSource, ExplicitCluster, Protocol, Upstream, UpstreamConfigError, UpstreamOptions, UpstreamSet,
