@@ -171,6 +171,11 @@ impl Authority {
         &self.certificate
     }
 
+    pub(crate) fn pem(&self) -> String {
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &self.certificate);
+        format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
+    }
+
     /// A certificate for `name` and its key, in PEM.
     pub(crate) fn issue(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();

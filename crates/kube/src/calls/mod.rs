@@ -28,6 +28,10 @@ use dry_run::DryRun;
 /// An answer longer than this is not shown to anybody.
 const LIMIT: usize = 3 * 1024 * 1024;
 
+/// What a call is for, as its trail notes it (`purpose`).
+const DRY_RUN: &str = "dryRun";
+const BEFORE: &str = "before";
+
 /// [`LiveObjects`] over the innermost part of the stack: commit, mask, upstream.
 ///
 /// So every call is on record under an [`AuditId`] of its own (its trail notes the request it is about as `parentAuditId`), is
@@ -94,7 +98,7 @@ where
                 .map_err(|error| LiveError::Unavailable(error.to_string()))?;
             request.headers_mut().insert(CONTENT_TYPE, value);
         }
-        self.send(proposed, request, "dryRun").await
+        self.send(proposed, request, DRY_RUN).await
     }
 
     /// The object as it is; `None` if there is none yet, or it may not be read. A deleted collection is shown as the list that
@@ -113,7 +117,7 @@ where
         *request.uri_mut() = target
             .parse()
             .map_err(|_| LiveError::Unavailable("the object's path cannot be asked for".into()))?;
-        let answer = self.send(proposed, request, "before").await?;
+        let answer = self.send(proposed, request, BEFORE).await?;
         match answer.status {
             StatusCode::OK => answer.json().map(Some),
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
@@ -132,8 +136,9 @@ where
         headers
             .insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
         let (mut parts, body) = request.into_parts();
-        let info =
+        let mut info =
             self.classifier.classify(&parts).map_err(|refusal| LiveError::Unavailable(refusal.message()))?;
+        info.dry_run = purpose == DRY_RUN; // For a delete, the target does not tell.
         let trail = Trail::default();
         {
             let mut note = trail.note();

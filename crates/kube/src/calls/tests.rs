@@ -114,6 +114,7 @@ async fn a_create_has_no_before_and_a_delete_no_after() {
     let last = log.lock().unwrap().last().unwrap().clone();
     assert_eq!(last.line, format!("DELETE {POD}"));
     assert_eq!(&last.body[..], br#"{"apiVersion":"v1","dryRun":["All"],"kind":"DeleteOptions"}"#);
+    assert!(last.extensions.get::<RequestInfo>().unwrap().dry_run);
 }
 
 #[tokio::test]

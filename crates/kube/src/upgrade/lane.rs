@@ -102,7 +102,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
         let mut out = Vec::new();
         match unit.event() {
             Event::Data { stream, data, fin, .. } => {
-                let channel = self.channel(stream);
+                let channel = self.channel(stream)?;
                 let frame = StreamFrame { direction: self.direction, channel, data: data.clone(), fin: *fin };
                 let ended = *fin;
                 self.streams.entry(channel).or_insert_with(|| stream.clone());
@@ -113,7 +113,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
                 }
             }
             Event::Reset { stream: Some(stream), .. } => {
-                let channel = self.channel(stream);
+                let channel = self.channel(stream)?;
                 self.streams.remove(&channel);
                 self.codec.forward(unit, &mut out)?;
             }
@@ -222,22 +222,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
         }
     }
 
-    fn channel(&self, stream: &Stream) -> Channel {
+    fn channel(&self, stream: &Stream) -> Result<Channel, StreamAbort> {
         let id = match (&stream.request_id, self.paired) {
             (Some(request_id), _) => request_id.parse().unwrap_or(stream.id),
             (None, true) => stream.id / 2,
             (None, false) => stream.id,
         };
-        match stream.kind {
+        Ok(match stream.kind {
             StreamKind::Stdin => Channel::Stdin,
             StreamKind::Stdout => Channel::Stdout,
             StreamKind::Stderr => Channel::Stderr,
             StreamKind::Resize => Channel::Resize,
             StreamKind::ForwardData { port } => Channel::PortData { port, id },
             StreamKind::ForwardError { port } => Channel::PortError { port, id },
-            // Messages of watches and logs are not relayed (their upgrade is refused), and nothing else exists.
-            _ => Channel::Error,
-        }
+            StreamKind::Error => Channel::Error,
+            // The upgrade of a watch or a log was refused, so this cannot come.
+            _ => return Err(StreamAbort("a kind of stream that is not relayed".into())),
+        })
     }
 }
 

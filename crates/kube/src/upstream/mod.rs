@@ -25,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
     header::AUTHORIZATION,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
@@ -224,7 +224,6 @@ fn client(connector: Connector) -> Client<Connector, Body> {
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
-        .http1_max_headers(256)
         .http2_adaptive_window(true)
         .http2_keep_alive_interval(Duration::from_secs(30))
         .build(connector)
@@ -245,26 +244,23 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let upstream = self.0.clone();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let body = Body::new(body);
         Box::pin(async move {
-            let extensions = parts.extensions.clone();
-            Ok(upstream.exchange(parts, body).await.unwrap_or_else(|refusal| {
+            Ok(upstream.exchange(&mut parts, body).await.unwrap_or_else(|refusal| {
                 if let Some(detail) = refusal.operator_detail() {
                     tracing::warn!(code = refusal.code(), detail, "the API server did not answer");
                 }
-                refuse(&extensions, refusal)
+                refuse(&parts.extensions, refusal)
             }))
         })
     }
 }
 
 impl Inner {
-    async fn exchange(&self, parts: Parts, body: Body) -> Result<Response<Body>, Refusal> {
+    async fn exchange(&self, parts: &mut Parts, body: Body) -> Result<Response<Body>, Refusal> {
         let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
-        let trail = Trail::of(&parts.extensions);
-        let audit_id = parts.extensions.get::<AuditId>().copied();
-        if let Some(offer) = Offer::of(&parts, &info)? {
+        if let Some(offer) = Offer::of(parts, &info)? {
             if !http_body::Body::is_end_stream(&body) {
                 let message = "a request that upgrades may not have a body";
                 return Err(Refusal::bad_request("upstream/upgrade", message));
@@ -275,37 +271,34 @@ impl Inner {
         let request = self.prepare(parts, body, &info).await?;
         let client = if info.is_long_running() { &self.long } else { &self.short };
         let response = client.request(request).await.map_err(|error| failure::refusal(&error))?;
-        trail.note().upstream_at = Some(self.clock.now());
-        self.receive(response.map(Body::new), &info, audit_id)
+        self.receive(response.map(Body::new), &info, &parts.extensions)
     }
 
     /// An exchange that is to end in a stream of its own.
     async fn upgrade(
         &self,
-        mut parts: Parts,
+        parts: &mut Parts,
         info: &RequestInfo,
         offer: &Offer,
     ) -> Result<Response<Body>, Refusal> {
-        let extensions = &mut parts.extensions;
-        let Some(client) = extensions.remove::<OnUpgrade>() else {
+        let Some(client) = parts.extensions.remove::<OnUpgrade>() else {
             return Err(Refusal::bad_request(
                 "upstream/upgrade",
                 "this connection cannot be upgraded: use HTTP/1.1",
             ));
         };
-        let plan = extensions.get::<StreamPlan>().cloned().unwrap_or_default();
-        let liveness = extensions.get::<Liveness>().cloned().unwrap_or_default();
-        let audit_id = extensions.get::<AuditId>().copied();
-        let (trail, uri) = (Trail::of(extensions), parts.uri.clone());
-
         let mut request = self.prepare(parts, Body::empty(), info).await?;
         offer.apply(request.headers_mut())?;
         let mut response = self.long.request(request).await.map_err(|error| failure::refusal(&error))?;
-        trail.note().upstream_at = Some(self.clock.now());
+        let extensions = &parts.extensions;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return self.receive(response.map(Body::new), info, audit_id);
+            return self.receive(response.map(Body::new), info, extensions);
         }
-        let agreed = offer.agreed(&response, info, &uri, audit_id)?;
+        let audit_id = extensions.get::<AuditId>().copied();
+        let plan = extensions.get::<StreamPlan>().cloned().unwrap_or_default();
+        let liveness = extensions.get::<Liveness>().cloned().unwrap_or_default();
+        Trail::of(extensions).note().upstream_at = Some(self.clock.now());
+        let agreed = offer.agreed(&response, info, &parts.uri, audit_id)?;
         let relay = Relay::open(agreed, plan, liveness).await?;
         let headers = switching_headers(response.headers());
         self.streams.spawn(relay.run(client, hyper::upgrade::on(&mut response)));
@@ -320,7 +313,7 @@ impl Inner {
     /// The request as the API server gets it.
     async fn prepare(
         &self,
-        mut parts: Parts,
+        parts: &mut Parts,
         body: Body,
         info: &RequestInfo,
     ) -> Result<Request<Body>, Refusal> {
@@ -338,12 +331,13 @@ impl Inner {
                 "nobody is known to have sent this request, so it was not sent on",
             ));
         };
-        headers::strip_request(&mut parts.headers);
-        impersonation::impersonate(&mut parts.headers, identity)?;
+        let mut headers = std::mem::take(&mut parts.headers);
+        headers::strip_request(&mut headers);
+        impersonation::impersonate(&mut headers, identity)?;
         if self.announce {
-            impersonation::announce(&mut parts.headers, &parts.extensions)?;
+            impersonation::announce(&mut headers, &parts.extensions)?;
         }
-        set_audit_id(&mut parts.headers, parts.extensions.get::<AuditId>().copied());
+        set_audit_id(&mut headers, parts.extensions.get::<AuditId>().copied());
         let credential = self.credential.header().await.map_err(|error| {
             Refusal::new(
                 Reason::BadGateway,
@@ -353,13 +347,13 @@ impl Inner {
             .detail(error.to_string())
         })?;
         if let Some(value) = credential {
-            parts.headers.insert(AUTHORIZATION, value);
+            headers.insert(AUTHORIZATION, value);
         }
 
         let mut request = Request::new(body);
         *request.uri_mut() = self.uri(&parts.uri, info)?;
-        *request.method_mut() = parts.method;
-        *request.headers_mut() = parts.headers;
+        *request.method_mut() = parts.method.clone();
+        *request.headers_mut() = headers;
         Ok(request)
     }
 
@@ -393,8 +387,9 @@ impl Inner {
         &self,
         mut response: Response<Body>,
         info: &RequestInfo,
-        audit_id: Option<AuditId>,
+        extensions: &Extensions,
     ) -> Result<Response<Body>, Refusal> {
+        Trail::of(extensions).note().upstream_at = Some(self.clock.now());
         match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Refusal::new(
@@ -417,7 +412,7 @@ impl Inner {
             _ => {}
         }
         headers::strip_response(response.headers_mut());
-        set_audit_id(response.headers_mut(), audit_id);
+        set_audit_id(response.headers_mut(), extensions.get::<AuditId>().copied());
         Ok(response)
     }
 }

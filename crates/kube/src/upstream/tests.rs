@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::testbed::{
-    Authority as Ca, Server, answer_with, code, config, identity, plain_config, ready, start_raw, text,
+    Authority as Ca, Server, answer_with, code, config, plain_config, ready, start_raw, text,
 };
 
 async fn upstream(config: Config) -> Upstream {
@@ -339,8 +339,39 @@ async fn the_gateway_can_prove_itself_by_certificate_or_by_a_plugins_token() {
     assert_eq!(server.last().header("authorization"), ["Bearer from-plugin"]);
 }
 
-#[test]
-fn debug_shows_no_credential() {
-    let _ = identity();
-    assert!(!format!("{:?}", UpstreamOptions::new()).contains("token"));
+#[tokio::test]
+async fn a_client_certificate_in_files_is_read_again_when_it_rotates() {
+    let server = Server::start_mutual(answer_with("ok")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+    let write = |(certificate_pem, key_pem): (String, String)| {
+        std::fs::write(&certificate, certificate_pem).unwrap();
+        std::fs::write(&key, key_pem).unwrap();
+    };
+    write(Ca::new().issue("gateway"));
+    let authority = directory.path().join("ca.crt");
+    std::fs::write(&authority, server.authority.pem()).unwrap();
+    let source = ClusterSource::Explicit(Box::new(ExplicitCluster {
+        certificate_authority: Some(authority),
+        client_certificate: Some((certificate.clone(), key.clone())),
+        ..ExplicitCluster::new(format!("https://{}", server.address).parse().unwrap())
+    }));
+    let upstream = Upstream::from_source(&source, UpstreamOptions::new()).await.unwrap();
+    let check =
+        async |status: u16| assert_eq!(ask(&upstream, ready("GET", "/version")).await.status(), status);
+    check(502).await;
+    write(server.authority.issue("gateway"));
+    check(502).await;
+    // Only for the jump: connections need a clock that does not run ahead of them.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    check(200).await;
+}
+
+#[tokio::test]
+async fn debug_shows_no_credential() {
+    let server = Server::start(answer_with("ok")).await;
+    let upstream = upstream(server.config()).await;
+    assert!(!format!("{upstream:?} {:?}", UpstreamOptions::new()).contains("gateway-token"));
 }
