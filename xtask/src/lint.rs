@@ -13,6 +13,13 @@ pub(crate) fn run() -> Result {
     command::run(command::cargo().args(["fmt", "--all", "--check"])).map_err(|_| {
         Failure::new("the format differs from what `cargo fmt --all` writes; run it and look at the change")
     })?;
+    if command::exists("go", "version") {
+        let differs = command::output(command::program("gofmt").args(["-l", "tests/cluster"]))?;
+        if !differs.is_empty() {
+            let files = String::from_utf8_lossy(&differs);
+            return Err(Failure::new(format!("run `gofmt -w tests/cluster`; it would change\n{files}")));
+        }
+    }
     heading("Clippy");
     command::run(command::cargo().args([
         "clippy",
