@@ -21,6 +21,10 @@ use tower_service::Service;
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCertificate(pub(crate) CertificateDer<'static>);
 
+/// Resolves when the listener stops; in the request's extensions, for connections that outlive HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionEnd(pub(crate) CancellationToken);
+
 /// A listener at work. Dropping it closes the port and every connection.
 #[derive(Debug)]
 pub(crate) struct Listening {
@@ -46,7 +50,8 @@ impl Listening {
                     tokio::task::yield_now().await;
                     continue;
                 };
-                let connection = serve(stream, acceptor.clone(), service.clone());
+                let end = ConnectionEnd(stopped.clone());
+                let connection = serve(stream, acceptor.clone(), service.clone(), end);
                 let stopped = stopped.clone();
                 tokio::spawn(async move { stopped.run_until_cancelled(connection).await });
             }
@@ -55,7 +60,7 @@ impl Listening {
     }
 }
 
-async fn serve<S>(stream: TcpStream, acceptor: TlsAcceptor, service: S)
+async fn serve<S>(stream: TcpStream, acceptor: TlsAcceptor, service: S, end: ConnectionEnd)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -68,6 +73,7 @@ where
     let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
     let peer = peer.map(|certificate| PeerCertificate(certificate.into_owned()));
     let service = tower::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(end.clone());
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }

@@ -97,6 +97,7 @@ impl ApiServerBuilder {
             tokens: TokenIssuer { issuer: url.clone(), key: SigningKey::es256()? },
             seen: SeenLog::default(),
             url,
+            ca_pem: authority.certificate_pem().to_owned(),
         };
         let server = ApiServer { core: Arc::new(core), authority, listening: None };
         seed::bootstrap(&server)?;

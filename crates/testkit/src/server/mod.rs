@@ -67,6 +67,7 @@ pub(crate) struct Core {
     tokens: TokenIssuer,
     seen: SeenLog,
     url: String,
+    ca_pem: String,
 }
 
 /// An in-memory API server. Clones share it; the last one closes its listener.
