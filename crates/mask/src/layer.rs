@@ -183,13 +183,16 @@ impl ResponseContext {
         self.scope.is_structural() || self.scope.covers_text()
     }
 
-    fn mask<R>(self, response: Response<R>) -> Response<Body>
+    fn mask<R>(mut self, response: Response<R>) -> Response<Body>
     where
         R: HttpBody<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
         let (mut parts, body) = response.into_parts();
         mask_warnings(&mut parts.headers, &self.scope, &self.trail);
+        if !parts.status.is_success() && self.scope.is_kubernetes() {
+            self.scope.presume("Status");
+        }
         let empty = self.head || body.is_end_stream();
         let engine = match self.treatment(parts.status, &parts.headers, empty) {
             Treatment::Pass => return Response::from_parts(parts, Body::new(body)),

@@ -38,19 +38,15 @@ pub(crate) fn seek(content_type: Option<&str>, body: &Bytes) -> Option<Found> {
 
 /// The body as JSON values, if it is JSON or YAML. A content type that is missing or odd is no excuse not to look.
 pub(crate) fn documents(content_type: Option<&str>, body: &[u8]) -> Option<Vec<Value>> {
-    let yaml = content_type.is_some_and(|content_type| is_yaml(&essence(content_type)));
-    if !yaml {
-        let mut documents = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
-        let read: Result<Vec<_>, _> = documents.by_ref().collect();
-        if let Ok(read) = read {
-            return Some(read);
-        }
+    // JSON is what clients send as YAML, too.
+    let documents = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+    if let Ok(read) = documents.collect::<Result<Vec<_>, _>>() {
+        return Some(read);
     }
-    if !yaml && content_type.is_some() {
-        return None;
+    match content_type {
+        Some(content_type) if !is_yaml(&essence(content_type)) => None,
+        _ => serde_saphyr::from_multiple(std::str::from_utf8(body).ok()?).ok(),
     }
-    let text = std::str::from_utf8(body).ok()?;
-    serde_saphyr::from_multiple(text).ok()
 }
 
 /// A content type without its parameters.

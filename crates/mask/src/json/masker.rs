@@ -56,7 +56,7 @@ impl Masker {
         self.core.chunk = chunk.clone();
         self.core.passed = 0;
         self.scanner.push(&chunk, &mut self.core)?;
-        self.core.end_of_chunk().map_err(|kind| MaskError::new(kind, 0))?;
+        self.core.end_of_chunk().map_err(|kind| self.scanner.fail(kind, 0))?;
         out.append(&mut self.core.out);
         Ok(())
     }
@@ -168,6 +168,10 @@ impl Core {
     fn look(&mut self, state: StateId) {
         let leaf = &mut self.leaf;
         leaf.active = false;
+        let inside = self.frames.last().is_some_and(|parent| parent.inside.is_some());
+        if !inside && self.key_rules.is_empty() && self.scope.automaton().accepts(state).is_empty() {
+            return;
+        }
         leaf.masking = false;
         leaf.scalar = None;
         leaf.captures = Captures::default();
@@ -186,11 +190,7 @@ impl Core {
             };
             leaf.candidates.push(candidate);
         }
-        let accepts = self.scope.automaton().accepts(state);
-        if accepts.is_empty() && leaf.candidates.is_empty() && self.key_rules.is_empty() {
-            return;
-        }
-        for accept in accepts {
+        for accept in self.scope.automaton().accepts(state) {
             match *accept {
                 Accept::Mask { rule, base64, anchor, kinds, clause, kubernetes } => {
                     if !self.scope.is_active(rule) || (kubernetes && !self.scope.is_kubernetes()) {
@@ -383,6 +383,7 @@ impl Core {
 
     /// A container starts: which object is it, and is all of it masked?
     fn open_frame(&mut self, state: StateId, object: bool) {
+        self.leaf.candidates.clear();
         self.look(state);
         self.leaf.active = false;
         let depth = self.frames.len();
@@ -408,6 +409,7 @@ impl Core {
         }
         let inside = match self.frames.last().and_then(|parent| parent.inside) {
             Some(inside) => Some(inside),
+            None if self.leaf.candidates.is_empty() => None,
             None => self.masked_container(),
         };
         let path_len = self.path.len();
@@ -462,11 +464,10 @@ impl Handler for Core {
 
     fn close(&mut self, _: usize) -> Result<(), MaskErrorKind> {
         self.settle_closing();
-        let Some(closed) = self.frames.pop() else { return Ok(()) };
+        let metadata = self.frames.last().is_some_and(|closing| closing.metadata);
+        self.frames.truncate(self.frames.len().saturating_sub(1));
         self.path.truncate(self.frames.last().map_or(0, |parent| parent.path_len));
-        if closed.metadata
-            && let Some(parent) = self.frames.len().checked_sub(1)
-        {
+        if metadata && let Some(parent) = self.frames.len().checked_sub(1) {
             self.frames[parent].facts.metadata_done = true;
             self.reconsider(parent);
         }
@@ -479,7 +480,9 @@ impl Handler for Core {
         self.path.push(0);
         self.path.extend_from_slice(key);
         self.next_state = self.scope.automaton().member(top.state, key);
-        self.scope.key_rules(key, &mut self.key_rules);
+        if self.scope.has_keys {
+            self.scope.key_rules(key, &mut self.key_rules);
+        }
         Ok(())
     }
 
@@ -521,6 +524,9 @@ impl Handler for Core {
     fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<(), MaskErrorKind> {
         let state = self.enter_value();
         self.look(state);
+        if !self.leaf.active {
+            return Ok(());
+        }
         // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
         self.leaf.nested = None;
         let scope = &self.scope;

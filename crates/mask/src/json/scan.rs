@@ -142,7 +142,8 @@ impl Scanner {
         self.started
     }
 
-    fn fail(&mut self, kind: MaskErrorKind, at: u64) -> MaskError {
+    /// Ends the scan for a reason of the handler's own.
+    pub(crate) fn fail(&mut self, kind: MaskErrorKind, at: u64) -> MaskError {
         let error = MaskError::new(kind, self.before + at);
         self.failed = Some(error.clone());
         error

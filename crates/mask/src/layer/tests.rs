@@ -239,6 +239,11 @@ async fn errors_and_warnings_lose_what_they_echo() {
     );
     let body = answered.body.unwrap();
     assert!(body.contains("masked:messages:") && !body.contains(CANARY), "{body}");
+    // Whatever comes first.
+    let mut response = json(format!(r#"{{"message":"missing in '{echo}'","kind":"Status"}}"#));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let answered = answer("{}", request(resource("create", "pods", "")), response).await;
+    assert!(!answered.body.unwrap().contains(CANARY));
     // Without JSON, too.
     let mut response = typed("text/plain", "bad token ghp_0123456789abcdefghijklmnopqrstuvwxyz");
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

@@ -20,15 +20,12 @@ const OTHER: usize = 0;
 #[derive(Debug)]
 pub(crate) struct Automaton<A> {
     keys: KeyTable,
-    states: Vec<State>,
+    /// For each state a row: where any other key leads, where each key that paths name leads, where an index leads.
+    next: Vec<StateId>,
+    row: usize,
+    /// For each state, where its part of `accepts` begins; and where the last one's ends.
+    first: Vec<u32>,
     accepts: Vec<A>,
-}
-
-#[derive(Debug)]
-struct State {
-    by_key: Box<[StateId]>,
-    index: StateId,
-    accepts: std::ops::Range<u32>,
 }
 
 /// Too many states: the paths are too many, or their `**` multiply.
@@ -51,51 +48,43 @@ impl<A: Clone> Automaton<A> {
         let start = closure(patterns, (0..patterns.len()).map(|pattern| (pattern, 0)));
         let mut ids = HashMap::from([(start.clone(), 0)]);
         let mut sets = vec![start];
-        let mut states: Vec<State> = Vec::new();
-        let mut accepts = Vec::new();
-        while let Some(set) = sets.get(states.len()).cloned() {
-            let mut enter = |target: Places, sets: &mut Vec<Places>| -> Result<StateId, TooComplex> {
-                let next = StateId::try_from(sets.len()).map_err(|_| TooComplex)?;
-                let id = *ids.entry(target.clone()).or_insert(next);
-                if id == next {
+        let row = keys.names.len() + 2;
+        let (mut next, mut first, mut accepts) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(set) = sets.get(first.len()).cloned() {
+            let named = keys.names.iter().map(|name| Input::Key(Some(name.as_str())));
+            for input in std::iter::once(Input::Key(None)).chain(named).chain([Input::Index]) {
+                let target = advance(patterns, &set, input);
+                let fresh = StateId::try_from(sets.len()).map_err(|_| TooComplex)?;
+                let id = *ids.entry(target.clone()).or_insert(fresh);
+                if id == fresh {
                     sets.push(target);
                 }
-                Ok(id)
-            };
-            let mut by_key = Vec::with_capacity(keys.names.len() + 1);
-            for key in std::iter::once(None).chain(keys.names.iter().map(|name| Some(name.as_str()))) {
-                by_key.push(enter(advance(patterns, &set, Input::Key(key)), &mut sets)?);
+                next.push(id);
             }
-            let index = enter(advance(patterns, &set, Input::Index), &mut sets)?;
-            let first = accepts.len() as u32;
-            accepts.extend(
-                set.iter()
-                    .filter(|(pattern, step)| patterns[*pattern].0.len() == *step)
-                    .map(|(pattern, _)| patterns[*pattern].1.clone()),
-            );
-            let accepts = first..accepts.len() as u32;
-            states.push(State { by_key: by_key.into(), index, accepts });
+            first.push(accepts.len() as u32);
+            let complete = set.iter().filter(|(pattern, step)| patterns[*pattern].0.len() == *step);
+            accepts.extend(complete.map(|(pattern, _)| patterns[*pattern].1.clone()));
         }
-        Ok(Self { keys, states, accepts })
+        first.push(accepts.len() as u32);
+        Ok(Self { keys, next, row, first, accepts })
     }
 
     /// The state of an object's member.
     #[inline]
     pub(crate) fn member(&self, state: StateId, key: &[u8]) -> StateId {
-        self.states[state as usize].by_key[self.keys.find(key)]
+        self.next[state as usize * self.row + self.keys.find(key)]
     }
 
     /// The state of an array's elements.
     #[inline]
     pub(crate) fn element(&self, state: StateId) -> StateId {
-        self.states[state as usize].index
+        self.next[(state as usize + 1) * self.row - 1]
     }
 
     /// What the paths that end here stand for, in the order they were given.
     #[inline]
     pub(crate) fn accepts(&self, state: StateId) -> &[A] {
-        let range = &self.states[state as usize].accepts;
-        &self.accepts[range.start as usize..range.end as usize]
+        &self.accepts[self.first[state as usize] as usize..self.first[state as usize + 1] as usize]
     }
 }
 

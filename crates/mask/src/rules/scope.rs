@@ -31,7 +31,8 @@ pub struct Scope {
     /// What a token is bound to where no UID is known.
     place: Vec<u8>,
     name: Vec<u8>,
-    has_keys: bool,
+    /// Whether rules apply that go by the names of keys.
+    pub(crate) has_keys: bool,
     covers_text: bool,
 }
 
@@ -167,7 +168,7 @@ impl Scope {
     /// The rules that mask the values of this key, wherever it stands.
     pub(crate) fn key_rules(&self, key: &[u8], rules: &mut Vec<RuleId>) {
         rules.clear();
-        if let (true, Some((globs, owners))) = (self.has_keys, &self.rules.0.keys) {
+        if let Some((globs, owners)) = &self.rules.0.keys {
             rules.extend(globs.which(key).map(|glob| owners[glob]).filter(|rule| self.is_active(*rule)));
             rules.sort_unstable();
             rules.dedup();
@@ -181,6 +182,11 @@ impl Scope {
             std::str::from_utf8(kind).ok().and_then(|kind| kinds.get(kind).copied()).unwrap_or_default()
         };
         (bits(kind), kind.strip_suffix(b"List").map(bits).unwrap_or_default())
+    }
+
+    /// The answer is of this kind, whatever it says.
+    pub(crate) fn presume(&mut self, kind: &str) {
+        self.presumed |= self.kind_bits(kind.as_bytes()).0;
     }
 
     /// The bits of every kind that rules name.
