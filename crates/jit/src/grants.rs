@@ -332,6 +332,15 @@ impl Grants {
         Ok(self.0.store.list(limit).await?)
     }
 
+    /// One grant, ended or not.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::Unavailable`]
+    pub async fn find(&self, id: &str) -> Result<Option<GrantRecord>, GrantError> {
+        Ok(self.0.store.get(id).await?)
+    }
+
     /// Whether a grant is good now, by the clock grants are judged by.
     pub fn is_active(&self, record: &GrantRecord) -> bool {
         record.is_active(self.0.clock.now())

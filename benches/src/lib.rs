@@ -1,1 +1,0 @@
-//! Speed, as ratios against a baseline measured in the same run

@@ -1,0 +1,198 @@
+//! The listener: TLS, limits on connections and heads, HTTP/1.1 and HTTP/2, and a drain that loses nothing.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use portcullis_core::{Body, Connection, Event, EventKind, EventSink};
+use rustls::ServerConfig;
+use sha2::{Digest, Sha256};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::config::Limits;
+
+/// The whole stack, boxed once.
+pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// How long a client may take for its TLS handshake, and for each request head (slow-loris; not a limit on streams).
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+/// Everything a listener needs.
+pub(crate) struct Listener {
+    /// Where connections come from.
+    pub(crate) socket: TcpListener,
+    /// How they are secured.
+    pub(crate) tls: Arc<ServerConfig>,
+    /// What answers requests.
+    pub(crate) stack: Stack,
+    /// Where refused connections are recorded.
+    pub(crate) events: Arc<dyn EventSink>,
+    /// What strangers may ask of us.
+    pub(crate) limits: Limits,
+    /// Fires when no new connections are to be taken and idle ones are to be closed.
+    pub(crate) drain: CancellationToken,
+    /// How long open requests may go on after that.
+    pub(crate) drain_for: Duration,
+}
+
+impl Listener {
+    /// Serves until `drain` fires, then until every connection has ended or `drain_for` is over.
+    pub(crate) async fn serve(self) {
+        let tracker = TaskTracker::new();
+        let abort = CancellationToken::new();
+        let shared = Arc::new(Shared::new(&self));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                () = self.drain.cancelled() => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: give others time to end.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let Some(permit) = shared.admit(peer) else { continue };
+            let (shared, abort) = (shared.clone(), abort.clone());
+            tracker.spawn(async move {
+                tokio::select! {
+                    () = shared.connection(stream, peer, permit) => {}
+                    () = abort.cancelled() => {}
+                }
+            });
+        }
+        drop(self.socket);
+        tracker.close();
+        let open = tracker.len();
+        tracing::info!(connections = open, "draining");
+        if tokio::time::timeout(self.drain_for, tracker.wait()).await.is_err() {
+            tracing::warn!(connections = tracker.len(), "drain time is over; cutting what is still open");
+            abort.cancel();
+            tracker.wait().await;
+        }
+    }
+}
+
+/// What connections share.
+struct Shared {
+    tls: TlsAcceptor,
+    http: auto::Builder<TokioExecutor>,
+    stack: Stack,
+    events: Arc<dyn EventSink>,
+    connections: Arc<Semaphore>,
+    rate: DefaultKeyedRateLimiter<std::net::IpAddr>,
+    drain: CancellationToken,
+}
+
+impl Shared {
+    fn new(listener: &Listener) -> Self {
+        let limits = &listener.limits;
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HANDSHAKE)
+            .max_buf_size(limits.header_bytes.max(8 * 1024))
+            .half_close(true);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(limits.streams_per_connection)
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(30));
+        Self {
+            tls: TlsAcceptor::from(listener.tls.clone()),
+            http,
+            stack: listener.stack.clone(),
+            events: listener.events.clone(),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            rate: RateLimiter::keyed(
+                Quota::per_second(limits.connections_per_second).allow_burst(limits.connection_burst),
+            ),
+            drain: listener.drain.clone(),
+        }
+    }
+
+    /// Whether a connection from there may begin. One that may not is closed without a word: a stranger who
+    /// floods us gets neither an answer nor a log record each.
+    fn admit(&self, peer: SocketAddr) -> Option<OwnedSemaphorePermit> {
+        if self.rate.check_key(&peer.ip()).is_err() {
+            metrics::counter!("portcullis_connections_refused_total", "reason" => "rate").increment(1);
+            return None;
+        }
+        if self.rate.len() > 100_000 {
+            self.rate.retain_recent();
+        }
+        let permit = self.connections.clone().try_acquire_owned().ok();
+        if permit.is_none() {
+            metrics::counter!("portcullis_connections_refused_total", "reason" => "limit").increment(1);
+        }
+        permit
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
+        let _ = stream.set_nodelay(true);
+        let tls = match tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return self.refused(peer, "tls", error.to_string()).await,
+            Err(_) => return self.refused(peer, "tls", "the handshake took too long".into()).await,
+        };
+        let certificate_sha256 = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(hex);
+        let connection = Connection { peer, certificate_sha256 };
+        let stack = self.stack.clone();
+        let service = tower::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            let mut stack = stack.clone();
+            async move { stack.ready().await?.call(request.map(Body::new)).await }
+        });
+        let serving =
+            self.http.serve_connection_with_upgrades(TokioIo::new(tls), TowerToHyperService::new(service));
+        tokio::pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = self.drain.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        // Recorded if the client sent what is no HTTP; not if it just went away.
+        if let Some(problem) = ended.err().and_then(|error| parse_problem(error.as_ref())) {
+            self.refused(peer, "http", problem).await;
+        }
+    }
+
+    async fn refused(&self, peer: SocketAddr, layer: &'static str, problem: String) {
+        metrics::counter!("portcullis_connections_refused_total", "reason" => layer).increment(1);
+        tracing::debug!(%peer, layer, problem, "connection refused");
+        let event = Event::new(EventKind::ConnectionRefused)
+            .with("peer", peer.to_string())
+            .with("layer", layer)
+            .with("problem", problem);
+        if let Err(error) = self.events.record(event).await {
+            tracing::error!(%error, "a refused connection could not be recorded");
+        }
+    }
+}
+
+fn parse_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let error = error.downcast_ref::<hyper::Error>()?;
+    error.is_parse().then(|| error.to_string())
+}
+
+fn hex(certificate: &rustls_pki_types::CertificateDer<'_>) -> String {
+    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+}
