@@ -284,7 +284,7 @@ http {{
             "stateDir": "state",
             "clusters": [{ "name": "stub", "kubeconfig": { "path": "stub.kubeconfig" } }],
             "authentication": { "jwt": [{
-                "issuer": { "url": self.identity.issuer(), "audiences": ["portcullis"], "certificateAuthority": self.identity.ca_pem() },
+                "issuer": { "url": self.identity.issuer(), "audiences": ["portcullis"], "certificateAuthority": self.identity.authority().certificate_pem() },
                 "claimMappings": { "username": { "claim": "sub", "prefix": "" }, "groups": { "claim": "groups", "prefix": "" } } }] },
             "limits": { "requestsPerIdentity": 100000, "streamsPerIdentity": 100000, "connectionsPerSecond": 100000, "connectionBurst": 100000 },
             "telemetry": { "log": "warn" },

@@ -75,9 +75,9 @@ async fn answer(
         true => {
             let event = format!("{{\"type\":\"ADDED\",\"object\":{}}}\n", String::from_utf8_lossy(&object));
             let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from(event)))]);
-            StreamBody::new(first.chain(futures_util::stream::pending())).boxed()
+            BodyExt::boxed(StreamBody::new(first.chain(futures_util::stream::pending())))
         }
-        false => Full::new(object).boxed(),
+        false => BodyExt::boxed(Full::new(object)),
     };
     let mut response = Response::new(body);
     if is_write {
