@@ -1,11 +1,16 @@
 //! What differs between two objects, field by field, for people to look at.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Fields the server keeps for itself, which nobody approves or denies a request for.
-const BOOKKEEPING: [&str; 4] =
-    ["/metadata/managedFields", "/metadata/resourceVersion", "/metadata/generation", "/metadata/uid"];
+const BOOKKEEPING: [&str; 5] = [
+    "/metadata/creationTimestamp",
+    "/metadata/generation",
+    "/metadata/managedFields",
+    "/metadata/resourceVersion",
+    "/metadata/uid",
+];
 
 /// One field that differs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,19 +37,24 @@ fn compare(path: String, before: Option<&Value>, after: Option<&Value>, changes:
         return;
     }
     match (before, after) {
-        (Some(Value::Object(old)), Some(Value::Object(new))) => {
-            let added = new.keys().filter(|key| !old.contains_key(*key));
-            for key in old.keys().chain(added) {
-                let step = key.replace('~', "~0").replace('/', "~1");
-                compare(format!("{path}/{step}"), old.get(key), new.get(key), changes);
-            }
-        }
+        (Some(Value::Object(old)), Some(Value::Object(new))) => fields(&path, old, new, changes),
+        // What comes or goes as a whole is read a field at a time, too.
+        (None, Some(Value::Object(new))) if !new.is_empty() => fields(&path, &Map::new(), new, changes),
+        (Some(Value::Object(old)), None) if !old.is_empty() => fields(&path, old, &Map::new(), changes),
         (Some(Value::Array(old)), Some(Value::Array(new))) => {
             for index in 0..old.len().max(new.len()) {
                 compare(format!("{path}/{index}"), old.get(index), new.get(index), changes);
             }
         }
         (before, after) => changes.push(Change { path, before: before.cloned(), after: after.cloned() }),
+    }
+}
+
+fn fields(path: &str, old: &Map<String, Value>, new: &Map<String, Value>, changes: &mut Vec<Change>) {
+    let added = new.keys().filter(|key| !old.contains_key(*key));
+    for key in old.keys().chain(added) {
+        let step = key.replace('~', "~0").replace('/', "~1");
+        compare(format!("{path}/{step}"), old.get(key), new.get(key), changes);
     }
 }
 
@@ -74,8 +84,16 @@ mod tests {
             json!({"metadata": {"resourceVersion": "2"}}),
             &[],
         );
-        let whole = diff(None, Some(&json!({"a": 1})));
-        assert_eq!((whole[0].path.as_str(), &whole[0].before), ("", &None));
+    }
+
+    #[test]
+    fn an_object_that_comes_or_goes_is_told_field_by_field() {
+        let object =
+            json!({"kind": "Job", "metadata": {"name": "j", "uid": "u"}, "spec": {"hosts": ["a"], "x": {}}});
+        let paths = |changes: Vec<Change>| changes.into_iter().map(|change| change.path).collect::<Vec<_>>();
+        let expected = ["/kind", "/metadata/name", "/spec/hosts", "/spec/x"];
+        assert_eq!(paths(diff(None, Some(&object))), expected);
+        assert_eq!(paths(diff(Some(&object), None)), expected);
     }
 
     proptest! {
