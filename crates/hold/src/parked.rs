@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, request::Parts};
+use http::{Method, Request, request::Parts};
 use http_body_util::BodyExt;
 use portcullis_core::{
     Approval, AuditId, Body, BufferedBody, CommitHooks, Grant, HoldTerms, Identity, LiveError, Liveness,
@@ -24,6 +24,9 @@ use crate::{
     ticket::{Claim, Ticket, TicketPreview, TicketState, after},
     tickets::new_id,
 };
+
+/// How long a client has to try SPDY where WebSocket was refused.
+const FALLS_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request that may not pass yet.
 pub(crate) struct Parked {
@@ -225,7 +228,7 @@ impl Parked {
             let under_way = tickets.is_under_way(id);
             if let Some(answer) = answers::ended(&ticket, under_way) {
                 guard.disarm();
-                self.told(&ticket, under_way).await?;
+                self.told(&ticket, request, under_way).await?;
                 return Err(answer);
             }
             let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -244,17 +247,28 @@ impl Parked {
     }
 
     /// The end has been told. What another replica is perhaps still doing, it must tell itself.
-    async fn told(&self, ticket: &Ticket, under_way: bool) -> Result<(), Refusal> {
+    async fn told(&self, ticket: &Ticket, request: &ProposedRequest, under_way: bool) -> Result<(), Refusal> {
         let is_known = match &ticket.state {
             TicketState::Spent { claim, outcome: None, .. } => {
                 claim.origin == self.settings.origin && !under_way
             }
             _ => true,
         };
-        match is_known {
-            true => self.settings.tickets.answered(&ticket.id).await.map_err(TicketError::into_refusal),
-            false => Ok(()),
+        if !is_known {
+            return Ok(());
         }
+        if !may_fall_back(request) {
+            return self.settings.tickets.answered(&ticket.id).await.map_err(TicketError::into_refusal);
+        }
+        let (tickets, id) = (self.settings.tickets.clone(), ticket.id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(FALLS_BACK_WITHIN).await;
+            // If that fails, the end stays for whoever asks next, and goes with time.
+            if let Err(error) = tickets.answered(&id).await {
+                tracing::warn!(ticket = %id, %error, "the end of a ticket could not be put away");
+            }
+        });
+        Ok(())
     }
 
     /// Races with others are no failure: the next look at the ticket tells who won.
@@ -315,6 +329,13 @@ impl Parked {
         }
         claimed.spender()(None).await.map_err(|refusal| Answer::about(ticket, refusal))
     }
+}
+
+/// Whether a client that is refused may try at once by other means: kubectl takes every answer to a WebSocket handshake
+/// but a 101 for that of a server that knows no WebSocket, and sends the same over SPDY. It is to hear the same again,
+/// rather than have people asked again.
+fn may_fall_back(request: &ProposedRequest) -> bool {
+    is_stream(&request.info) && request.method == Method::GET
 }
 
 fn approved_at(ticket: &Ticket) -> Timestamp {

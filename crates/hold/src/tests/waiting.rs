@@ -163,6 +163,23 @@ async fn an_exec_is_held_until_it_is_decided_over_websocket_and_spdy_alike() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_denied_exec_that_falls_back_to_spdy_hears_the_same_and_nobody_is_asked_again() {
+    let harness = Harness::new();
+    let (websocket, ticket) = harness.send_and_see(exec("GET")).await;
+    harness.tickets.deny(&ticket.id, &ann(), Some("no".into())).await.unwrap();
+    harness.check_refused(websocket.await.unwrap(), 403, "hold/denied", 0).await;
+    harness.check_refused(harness.send(exec("POST")).await.unwrap(), 403, "hold/denied", 0).await;
+    assert_eq!(harness.kinds(), [EventKind::Held, EventKind::Denied]);
+
+    // Who sends it again after that asks again; so does who has no SPDY to fall back to, a little later.
+    let (websocket, ticket) = harness.send_and_see(exec("GET")).await;
+    harness.tickets.deny(&ticket.id, &ann(), None).await.unwrap();
+    harness.check_refused(websocket.await.unwrap(), 403, "hold/denied", 0).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    harness.send_and_see(exec("GET")).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ticket_outlives_its_client_unless_told_not_to() {
     let harness = Harness::new();
     let (answer, ticket) = harness.send_and_see(refund()).await;
