@@ -2,8 +2,10 @@
 
 mod support;
 
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use portcullis_testkit::ApiServer;
+use portcullis_wire::{ProtobufEnvelope, ProtobufValue, encode_protobuf_field};
 use serde_json::{Value, json};
 use support::{Client, TestResult};
 
@@ -341,5 +343,40 @@ async fn finalizers_and_namespaces_hold_what_they_should() -> TestResult {
     let free = json!({"metadata": {"finalizers": null}});
     client.patch("merge", &format!("{CORE}/configmaps/held"), free).await?.expect(200)?;
     client.get("/api/v1/namespaces/shop").await?.expect(404)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_kubectl_sends_in_protobuf_is_read() -> TestResult {
+    let (_server, client) = demo().await?;
+    let body = b"k8s\0 and then something else";
+    let broken = client.request(Method::POST, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings");
+    let broken = broken.header("content-type", "application/vnd.kubernetes.protobuf");
+    client.answer_bytes(broken, Bytes::from_static(body)).await?.status(400, "BadRequest")?;
+
+    // As `kubectl create clusterrolebinding x --clusterrole=view --user=bob` sends it.
+    let field = |number: u32, bytes: &[u8]| {
+        let mut out = BytesMut::new();
+        encode_protobuf_field(number, ProtobufValue::Bytes(bytes), &mut out);
+        out.to_vec()
+    };
+    let group = b"rbac.authorization.k8s.io".as_slice();
+    let subject = [field(1, b"User"), field(2, group), field(3, b"bob"), field(4, b"")].concat();
+    let role = [field(1, group), field(2, b"ClusterRole"), field(3, b"view")].concat();
+    let raw = [field(1, &field(1, b"x")), field(2, &subject), field(3, &role)].concat();
+    let envelope = ProtobufEnvelope {
+        api_version: "rbac.authorization.k8s.io/v1".into(),
+        kind: "ClusterRoleBinding".into(),
+        raw: raw.into(),
+        ..ProtobufEnvelope::default()
+    };
+    let request = client.request(Method::POST, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings");
+    let request = request.header("content-type", "application/vnd.kubernetes.protobuf");
+    let request = request.header("accept", "application/vnd.kubernetes.protobuf,application/json");
+    let created = client.answer_bytes(request, envelope.encode()).await?.expect(201)?;
+    assert_eq!(
+        created["subjects"],
+        json!([{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "bob"}])
+    );
     Ok(())
 }

@@ -110,8 +110,8 @@ fn default_service(spec: &mut Value) {
     set(spec, "type", json!("ClusterIP"));
     set(spec, "sessionAffinity", json!("None"));
     if spec["type"] != "ExternalName" {
-        let octet = uuid::Uuid::new_v4().as_bytes()[0].max(10);
-        let address = format!("10.96.0.{octet}");
+        let random = uuid::Uuid::new_v4();
+        let address = format!("10.96.{}.{}", random.as_bytes()[0], random.as_bytes()[1].max(10));
         set(spec, "clusterIP", json!(address));
         let address = spec["clusterIP"].clone();
         set(spec, "clusterIPs", json!([address]));

@@ -14,6 +14,7 @@ mod logs;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
 mod rbac;
 mod render;
 mod reviews;

@@ -18,6 +18,7 @@ use super::{
     object::meta,
     openapi,
     patch::Patch,
+    protobuf,
     rbac::{self, Attributes},
     render::Form,
     reviews, scale,
@@ -160,7 +161,7 @@ async fn resource(
         if target.verb != "create" {
             return Err(ApiError::method_not_allowed(target));
         }
-        let review = json_body(&parts.headers, &read(body).await?)?;
+        let review = object_body(&parts.headers, &read(body).await?)?;
         return Ok(json_response(StatusCode::CREATED, &reviews::answer(core, kind, user, review)?));
     }
     let kind = target.kind()?;
@@ -184,7 +185,7 @@ async fn resource(
             exec::serve(core, &pod, parts, &query)
         }
         "token" if target.verb == "create" => {
-            let request = json_body(&parts.headers, &read(body).await?)?;
+            let request = object_body(&parts.headers, &read(body).await?)?;
             let answer = core.tokens.request(&core.store, &target.namespace, &target.name, request)?;
             Ok(json_response(StatusCode::CREATED, &answer))
         }
@@ -225,11 +226,11 @@ async fn objects(
         }
         "watch" => watch::serve(core, call, form),
         "create" if call.target.name.is_empty() => {
-            let object = json_body(&parts.headers, &read(body).await?)?;
+            let object = object_body(&parts.headers, &read(body).await?)?;
             respond(StatusCode::CREATED, &*call.create(object)?)
         }
         "update" if !call.target.name.is_empty() => {
-            let object = json_body(&parts.headers, &read(body).await?)?;
+            let object = object_body(&parts.headers, &read(body).await?)?;
             respond(StatusCode::OK, &*call.update(object)?)
         }
         "patch" if !call.target.name.is_empty() => {
@@ -257,7 +258,7 @@ async fn objects(
 
 async fn delete_options(parts: &Parts, query: &Query, body: Body) -> Result<DeleteOptions, ApiError> {
     let body = read(body).await?;
-    let body = if body.is_empty() { None } else { Some(json_body(&parts.headers, &body)?) };
+    let body = if body.is_empty() { None } else { Some(object_body(&parts.headers, &body)?) };
     DeleteOptions::of(query, body.as_ref())
 }
 
@@ -265,7 +266,7 @@ async fn scaling(call: &mut Call<'_>, parts: &Parts, body: Body) -> Result<Respo
     let scaled = match call.target.verb {
         "get" => call.get()?,
         "update" => {
-            let scale = json_body(&parts.headers, &read(body).await?)?;
+            let scale = object_body(&parts.headers, &read(body).await?)?;
             scale::replace(call, &scale)?
         }
         "patch" => {
@@ -294,7 +295,8 @@ fn content_type(headers: &HeaderMap) -> &str {
     header.split(';').next().unwrap_or_default().trim()
 }
 
-fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
+/// The object in a request's body: JSON, or Kubernetes' protobuf.
+fn object_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
     if let Some(encoding) = headers.get("content-encoding") {
         return Err(ApiError::unsupported_media_type(format!(
             "content encoding {encoding:?} is not supported"
@@ -302,10 +304,11 @@ fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
     }
     match content_type(headers) {
         "application/json" => {}
+        "application/vnd.kubernetes.protobuf" => return protobuf::read(body),
         other => {
             return Err(ApiError::unsupported_media_type(format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json; this \
-                 in-memory API server reads neither protobuf, CBOR nor YAML"
+                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, \
+                 application/vnd.kubernetes.protobuf; this in-memory API server reads neither CBOR nor YAML"
             )));
         }
     }

@@ -100,7 +100,7 @@ impl ApiError {
 
     pub(crate) fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json (also as Table, PartialObjectMetadata \
-                       and PartialObjectMetadataList); this in-memory API server speaks neither protobuf, CBOR nor YAML";
+                       and PartialObjectMetadataList); this in-memory API server writes neither protobuf, CBOR nor YAML";
         Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 

@@ -95,12 +95,24 @@ impl Client {
         request: request::Builder,
         body: &str,
     ) -> TestResult<http::Response<Incoming>> {
+        self.raw_bytes(request, Bytes::from(body.to_owned())).await
+    }
+
+    async fn raw_bytes(
+        &self,
+        request: request::Builder,
+        body: Bytes,
+    ) -> TestResult<http::Response<Incoming>> {
         let mut sender = self.open().await?;
-        Ok(sender.send_request(request.body(Full::new(Bytes::from(body.to_owned())))?).await?)
+        Ok(sender.send_request(request.body(Full::new(body))?).await?)
     }
 
     pub(crate) async fn answer(&self, request: request::Builder, body: &str) -> TestResult<Answer> {
-        let (parts, body) = self.raw(request, body).await?.into_parts();
+        self.answer_bytes(request, Bytes::from(body.to_owned())).await
+    }
+
+    pub(crate) async fn answer_bytes(&self, request: request::Builder, body: Bytes) -> TestResult<Answer> {
+        let (parts, body) = self.raw_bytes(request, body).await?.into_parts();
         Ok(Answer { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
     }
 
