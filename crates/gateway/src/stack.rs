@@ -9,7 +9,7 @@ use std::{
 use axum::Router;
 use http::{Request, Response};
 use portcullis_audit::{Audit, AuditLayer, CommitLayer};
-use portcullis_core::{Authenticator, Body, BoxFuture, Redactor};
+use portcullis_core::{Authenticator, Body, BoxFuture, Reason, Redactor, Refusal, refuse};
 use portcullis_hold::{HoldLayer, Tickets};
 use portcullis_jit::{Grants, JitLayer};
 use portcullis_kube::{GatewayCalls, KubeClassifier, UpstreamSet};
@@ -17,6 +17,7 @@ use portcullis_mask::{MaskLayer, Rules, WriteGuardLayer};
 use portcullis_oidc::OidcLayer;
 use portcullis_policy::{GuardLayer, PolicyHandle};
 use tower::{Layer, Service, ServiceBuilder, util::BoxCloneSyncService};
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{config::Config, cut::CutLayer, limits::IdentityLimitLayer, server::Stack};
 
@@ -111,7 +112,23 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         own: oauth.clone(),
         other: ByPath { prefix: METADATA_PATH, own: oauth, other: identified },
     };
+    let front = ServiceBuilder::new()
+        .map_response(|response: Response<_>| response.map(Body::new))
+        // Within the record: a bug in a layer is an answer, an outcome and a log line, not a broken connection.
+        .layer(CatchPanicLayer::custom(panicked))
+        .service(front);
     BoxCloneSyncService::new(ServiceBuilder::new().layer(open).service(front))
+}
+
+/// What the panic said may hold anything; the panic hook has written it to standard error, and nobody else is told.
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    metrics::counter!("portcullis_panics_total").increment(1);
+    let refusal =
+        Refusal::new(Reason::InternalError, "gateway/bug", "the gateway has a bug that this request met")
+            .advice(
+                "nothing is known about whether it was carried out; tell the gateway's operator the Audit-ID",
+            );
+    refuse(&http::Extensions::new(), refusal)
 }
 
 /// Sends what is below a path to one service, and the rest to another.

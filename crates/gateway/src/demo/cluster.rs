@@ -17,6 +17,8 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// Where the play puts what it needs on a cluster that is not ours, and what it calls its people there.
 const NAMESPACE: &str = "portcullis-demo";
 const PREFIX: &str = "portcullis-demo:";
+/// The label of what the play itself makes outside its namespace.
+pub(super) const MADE_BY_PLAY: &str = "portcullis.dev/demo";
 
 /// A cluster with a shop in it.
 pub(crate) enum Backdrop {
@@ -117,6 +119,9 @@ impl Existing {
     }
 
     async fn clear(self) -> Result<(), AnyError> {
+        let made =
+            format!("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings?labelSelector={MADE_BY_PLAY}");
+        self.call(Method::DELETE, &made, None).await?;
         for (path, object) in objects().into_iter().rev() {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             // The namespace takes along what is in it.

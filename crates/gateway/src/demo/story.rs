@@ -22,7 +22,7 @@ use portcullis_ledger::ReadError;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::World;
+use super::{World, cluster::MADE_BY_PLAY};
 use crate::{
     api::{
         approvals::{DecisionBody, TicketList, TicketView},
@@ -62,7 +62,7 @@ pub(crate) async fn check(world: &World) -> Result<usize, AnyError> {
     tell("a mask cannot be written back", story.mask_is_not_stored().await);
     tell("a ClusterRoleBinding waits, is approved, and is created once", story.held_and_approved().await);
     tell("another is denied, and is not created", story.held_and_denied().await);
-    tell("nobody approves their own request", story.own_request().await);
+    tell("the agent cannot approve its own request", story.own_request().await);
     tell("exec works, and is recorded", story.exec_is_recorded().await);
     tell("a grant allows its task and nothing else", story.grant_is_narrow().await);
     tell("revoked in the middle of a watch, it ends at once", story.grant_is_cut().await);
@@ -290,7 +290,8 @@ impl<'w> Story<'w> {
     /// The agent asks for a ClusterRoleBinding, and waits.
     fn ask_for(&self, name: &str) -> tokio::task::JoinHandle<Result<(StatusCode, String), AnyError>> {
         let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": name },
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": { "name": name, "labels": { (MADE_BY_PLAY): "true" } },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" },
             "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "somebody" }],
         });
