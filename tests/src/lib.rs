@@ -2,7 +2,7 @@
 //! clients, each behind a few calls. `cargo xtask test --only e2e` starts what must be there first.
 //!
 //! ```no_run
-//! use portcullis_tests::{Cluster, Idp};
+//! use portcullis_tests::{Cluster, Gateway};
 //!
 //! # async fn test() {
 //! let cluster = Cluster::from_env();
@@ -14,8 +14,10 @@
 //! let seen = cluster.events_since(mark).await;
 //! assert!(seen.iter().any(|event| event.verb == "list"));
 //!
-//! let idp = Idp::start().await;
-//! let token = idp.access_token("agent-ci").await;
+//! let gateway = Gateway::start(&cluster).await;
+//! let agent = gateway.kubectl("agent-ci").await.namespace("shop");
+//! assert!(agent.run(&["get", "pods"]).await.ok().contains("toolbox"));
+//! assert!(gateway.records().await.intents().any(|intent| intent.request.info.resource == "pods"));
 //! # }
 //! ```
 //!
@@ -26,6 +28,7 @@
 mod audit_log;
 mod ca;
 mod cluster;
+mod gateway;
 mod http_client;
 mod idp;
 mod kubeconfig;
@@ -35,6 +38,7 @@ mod process;
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
 pub use ca::{Issued, TestCa};
 pub use cluster::{Cluster, gateway_binary, tool};
+pub use gateway::{Gateway, Records, configuration};
 pub use http_client::{Answer, HttpClient};
 pub use idp::{Idp, TokenRequest};
 pub use kubeconfig::Kubeconfig;

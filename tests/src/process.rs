@@ -190,6 +190,18 @@ impl Running {
         self.ended().await
     }
 
+    /// Asks it to end (SIGTERM).
+    pub async fn terminate(&self) {
+        self.signal("TERM").await;
+    }
+
+    /// Sends it a signal, by `kill(1)`.
+    pub async fn signal(&self, name: &str) {
+        let pid = self.pid().expect("it is running").to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().await;
+        assert!(sent.is_ok_and(|status| status.success()), "no SIG{name} for `{}`", self.command);
+    }
+
     /// Kills it (SIGKILL) and returns what it wrote.
     pub async fn kill(mut self) -> Finished {
         // It may have ended by itself meanwhile, which is as good.
