@@ -87,6 +87,27 @@ impl Cluster {
         .await;
         name
     }
+
+    /// A [`namespace`](Self::namespace) that the group `agents` may edit, as they may `shop`.
+    pub async fn namespace_of_agents(&self, prefix: &str) -> String {
+        let name = self.namespace(prefix).await;
+        let binding = ["create", "rolebinding", "agents-edit", "--clusterrole=edit", "--group=agents"];
+        self.admin().namespace(&name).run(&binding).await.ok();
+        name
+    }
+
+    /// kubectl straight to the API server, as somebody else: the administrator impersonates them.
+    /// Its kubeconfig is written into this directory.
+    pub async fn kubectl_as(&self, dir: &Path, user: &str, groups: &[&str]) -> Kubectl {
+        let view = self.admin().run(&["config", "view", "--raw", "--output=json"]).await.ok();
+        let mut config: serde_json::Value = serde_json::from_str(&view).expect("a kubeconfig in JSON");
+        let credential = &mut config["users"][0]["user"];
+        credential["as"] = user.into();
+        credential["as-groups"] = groups.into();
+        let path = dir.join(format!("direct-{user}.kubeconfig"));
+        std::fs::write(&path, config.to_string()).expect("the test's directory is writable");
+        Kubectl::new(path)
+    }
 }
 
 /// An executable that `cargo xtask setup` installed: `kubectl`, `python`.

@@ -34,6 +34,7 @@ mod idp;
 mod kubeconfig;
 mod kubectl;
 mod process;
+mod twins;
 
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
 pub use ca::{Issued, TestCa};
@@ -44,3 +45,4 @@ pub use idp::{Idp, TokenRequest};
 pub use kubeconfig::Kubeconfig;
 pub use kubectl::{Kubectl, Transport};
 pub use process::{Finished, Running, free_port, wait_until};
+pub use twins::{Both, Twin, Twins, without_chance};
