@@ -127,6 +127,11 @@ async fn invalid_objects_are_refused_with_causes() -> TestResult {
         403,
     )
     .await?;
+    // An object that does not say what it is is what the path says.
+    check("configmaps", json!({"metadata": {"name": "plain"}, "data": {"a": "b"}}), 201).await?;
+    check("serviceaccounts/web/token", json!({"spec": "text"}), 400).await?;
+    let root = json!([{"op": "replace", "path": "", "value": "text"}]);
+    client.patch("json", &format!("{CORE}/configmaps/plain"), root).await?.expect(400)?;
     let elsewhere = client
         .send(Method::POST, "/api/v1/namespaces/nowhere/configmaps", config_map("a", json!({})))
         .await?;

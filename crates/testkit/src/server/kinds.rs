@@ -4,7 +4,11 @@ use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, rbac::v1 as rbac};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{object::entries, status::ApiError, target::Query};
+use super::{
+    object::{entries, is_of_type},
+    status::ApiError,
+    target::Query,
+};
 
 /// A kind of object.
 #[derive(Debug)]
@@ -149,7 +153,7 @@ impl Kind {
         query: &Query,
         warnings: &mut Vec<String>,
     ) -> Result<Value, ApiError> {
-        if object["apiVersion"] != self.api_version() || object["kind"] != self.kind {
+        if !is_of_type(&mut object, &self.api_version(), self.kind) {
             let message = format!(
                 "the object provided is unrecognized (must be of type {}): apiVersion {}, kind {}, expected {} {}",
                 self.kind,

@@ -29,6 +29,7 @@ mod table;
 mod target;
 mod token;
 mod watch;
+mod wire;
 
 use std::{
     convert::Infallible,

@@ -8,6 +8,19 @@ pub(crate) fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
     object["metadata"][field].as_str().unwrap_or_default()
 }
 
+/// Whether an object is of that type. One that does not say of which is: the path says it.
+pub(crate) fn is_of_type(object: &mut Value, api_version: &str, kind: &str) -> bool {
+    if !object.is_object() {
+        return false;
+    }
+    for (field, expected) in [("apiVersion", api_version), ("kind", kind)] {
+        if text(&object[field]).is_empty() {
+            object[field] = Value::from(expected);
+        }
+    }
+    object["apiVersion"] == api_version && object["kind"] == kind
+}
+
 /// The object's metadata, made if need be.
 pub(crate) fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
     child(object, "metadata")

@@ -5,14 +5,17 @@ use serde_json::{Value, json};
 use super::{
     Core,
     authn::UserInfo,
-    object::{items, rfc3339, text},
+    kinds::REVIEWS,
+    object::{is_of_type, items, rfc3339, text},
     rbac::{self, Attributes},
     status::ApiError,
 };
 
 /// Answers a review.
 pub(crate) fn answer(core: &Core, kind: &str, user: &UserInfo, mut review: Value) -> Result<Value, ApiError> {
-    if review["kind"] != kind {
+    let group =
+        REVIEWS.iter().find(|(_, name, _)| *name == kind).map(|(group, ..)| *group).unwrap_or_default();
+    if !is_of_type(&mut review, &format!("{group}/v1"), kind) {
         return Err(ApiError::bad_request(format!("the object provided is no {kind}")));
     }
     if !review["metadata"].is_object() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     crud::Call,
     kinds::labels_text,
-    object::meta,
+    object::{is_of_type, meta},
     patch::{self, Patch},
     status::ApiError,
 };
@@ -29,11 +29,11 @@ pub(crate) fn of(object: &Value) -> Value {
 }
 
 /// Sets the number of replicas a whole `Scale` asks for.
-pub(crate) fn replace(call: &mut Call<'_>, scale: &Value) -> Result<Arc<Value>, ApiError> {
-    if scale["kind"] != "Scale" {
+pub(crate) fn replace(call: &mut Call<'_>, mut scale: Value) -> Result<Arc<Value>, ApiError> {
+    if !is_of_type(&mut scale, "autoscaling/v1", "Scale") {
         return Err(ApiError::bad_request("the object provided is no autoscaling/v1 Scale"));
     }
-    set(call, scale)
+    set(call, &scale)
 }
 
 /// Patches the object's `Scale`.

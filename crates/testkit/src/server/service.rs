@@ -267,7 +267,7 @@ async fn scaling(call: &mut Call<'_>, parts: &Parts, body: Body) -> Result<Respo
         "get" => call.get()?,
         "update" => {
             let scale = object_body(&parts.headers, &read(body).await?)?;
-            scale::replace(call, &scale)?
+            scale::replace(call, scale)?
         }
         "patch" => {
             let patch = Patch::parse(content_type(&parts.headers), &read(body).await?)?;

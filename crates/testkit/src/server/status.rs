@@ -4,7 +4,7 @@ use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use portcullis_core::Body;
 use serde_json::{Value, json};
 
-use super::{kinds::Kind, target::ResourceTarget};
+use super::{kinds::Kind, target::ResourceTarget, wire};
 
 /// A failure, on its way to becoming an answer. Boxed, so that results stay small.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl ApiError {
 
 /// An answer in JSON.
 pub(crate) fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
+    let mut response = Response::new(Body::from(wire::json(value)));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

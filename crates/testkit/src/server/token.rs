@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     authn::UserInfo,
     kinds,
-    object::{items, meta, rfc3339, text},
+    object::{is_of_type, items, meta, rfc3339, text},
     status::ApiError,
     store::Store,
 };
@@ -35,7 +35,9 @@ impl TokenIssuer {
         let accounts = kinds::find("", "serviceaccounts").ok_or_else(ApiError::path_not_found)?;
         let account =
             store.get(accounts, namespace, name).ok_or_else(|| ApiError::not_found(accounts, name))?;
-        if request["kind"] != "TokenRequest" || request["apiVersion"] != "authentication.k8s.io/v1" {
+        if !is_of_type(&mut request, "authentication.k8s.io/v1", "TokenRequest")
+            || !(request["spec"].is_object() || request["spec"].is_null())
+        {
             return Err(ApiError::bad_request(
                 "the object provided is no authentication.k8s.io/v1 TokenRequest",
             ));

@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use portcullis_core::{Body, BoxError};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     sync::watch::Receiver,
     time::{Instant, Interval, MissedTickBehavior},
@@ -26,6 +26,7 @@ use super::{
     selector::Selection,
     status::ApiError,
     store::{Change, ChangeType},
+    wire,
 };
 
 /// How often a client that asked for bookmarks gets one when nothing happens.
@@ -188,8 +189,6 @@ impl Watch {
     }
 
     fn line(&mut self, event: &str, object: Value) {
-        let mut line = json!({"type": event, "object": object}).to_string();
-        line.push('\n');
-        self.ready.push_back(Bytes::from(line));
+        self.ready.push_back(Bytes::from(wire::event(event, &object)));
     }
 }
