@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::audit_log::{AuditEvent, AuditLog, Mark};
+use crate::kubeconfig::Kubeconfig;
 use crate::kubectl::Kubectl;
 use crate::process::wait_until;
 
@@ -49,6 +50,41 @@ impl Cluster {
     /// The gateway's kubeconfig: it may impersonate, and nothing else.
     pub fn gateway_kubeconfig(&self) -> PathBuf {
         self.dir.join("gateway.kubeconfig")
+    }
+
+    /// Another user with the gateway's rights, and its kubeconfig in this directory: what the API
+    /// server saw of this one gateway can then be told from all else. Returns the user's name.
+    pub async fn another_gateway(&self, path: &Path) -> String {
+        let name = format!("gateway-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let objects = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
+            {
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "metadata": { "name": name, "namespace": "default" },
+            },
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": { "name": name },
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "portcullis-gateway",
+                },
+                "subjects": [{ "kind": "ServiceAccount", "namespace": "default", "name": name }],
+            },
+        ] });
+        let admin = self.admin().namespace("default");
+        admin.run_with_input(&["create", "-f", "-"], objects.to_string()).await.ok();
+        let token = admin.run(&["create", "token", &name, "--duration=3h"]).await.ok();
+        let user = format!("system:serviceaccount:default:{name}");
+        let asked = ["auth", "can-i", "impersonate", "users", "--as", &user];
+        wait_until("the gateway's rights", || async {
+            admin.run(&asked).await.status.success().then_some(())
+        })
+        .await;
+        Kubeconfig::new(&self.url, self.ca()).token(token.trim()).write(path);
+        user
     }
 
     /// The certificate authority of the API server.

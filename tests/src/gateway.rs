@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::audit_log::{AuditEvent, Mark};
 use crate::ca::TestCa;
 use crate::cluster::{Cluster, gateway_binary};
 use crate::http_client::{Answer, HttpClient};
 use crate::idp::Idp;
 use crate::kubectl::Kubectl;
+use crate::oracle::Comparison;
 use crate::process::{Finished, Running, wait_until};
 
 /// A running gateway with a state directory, a certificate and an identity provider of its own.
@@ -30,6 +32,11 @@ pub struct Gateway {
     pub operations: String,
     /// Who signs its clients' tokens.
     pub idp: Idp,
+    /// As whom it connects to the API server: a user that only this gateway is.
+    pub user: String,
+    cluster: Cluster,
+    /// Where the API server's log was when this gateway began.
+    mark: Mark,
     ca: TestCa,
     dir: TempDir,
     process: Option<Running>,
@@ -46,9 +53,22 @@ impl Gateway {
         let idp = Idp::start().await;
         let ca = TestCa::new();
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut config = configuration(cluster, &idp, &ca);
+        let kubeconfig = dir.path().join("upstream.kubeconfig");
+        let user = cluster.another_gateway(&kubeconfig).await;
+        let mark = cluster.audit_log().mark();
+        let mut config = configuration(&kubeconfig, &idp, &ca);
         change(&mut config);
-        let mut gateway = Self { url: String::new(), operations: String::new(), idp, ca, dir, process: None };
+        let mut gateway = Self {
+            url: String::new(),
+            operations: String::new(),
+            idp,
+            user,
+            cluster: cluster.clone(),
+            mark,
+            ca,
+            dir,
+            process: None,
+        };
         gateway.write_config(&config);
         gateway.start_again().await;
         gateway
@@ -58,7 +78,11 @@ impl Gateway {
     /// kubeconfigs that are out there go on working.
     pub async fn start_again(&mut self) {
         assert!(self.process.is_none(), "it is running");
-        let mut process = Running::start(self.command(&["serve", "--config", &text(&self.config_file())]));
+        // With the signal ignored, a limit on file sizes is an error of `write`, as a full disk is.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(gateway_binary());
+        shell.args(["serve", "--config"]).arg(self.config_file());
+        let mut process = Running::start(self.dress(shell));
         let said = process.wait_for_error(|said| ready_line(said).is_some() || said.contains("cannot start"));
         let said = said.await;
         let ready = ready_line(&said).unwrap_or_else(|| panic!("the gateway did not start: {said}"));
@@ -95,6 +119,14 @@ impl Gateway {
     /// Ends it with SIGKILL: a crash.
     pub async fn kill(&mut self) -> Finished {
         self.process.take().expect("it is running").kill().await
+    }
+
+    /// From now on no file of it grows beyond so many bytes: a full disk.
+    pub async fn limit_file_size(&self, bytes: u64) {
+        let pid = self.process.as_ref().and_then(Running::pid).expect("it is running");
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args([format!("--pid={pid}"), format!("--fsize={bytes}")]);
+        Running::start(prlimit).finish().await.ok();
     }
 
     /// What it has logged since it was started.
@@ -152,7 +184,12 @@ impl Gateway {
     /// `portcullis …` without any credential or address.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(gateway_binary());
-        command.args(arguments).current_dir(self.dir.path()).env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command.args(arguments);
+        self.dress(command)
+    }
+
+    fn dress(&self, mut command: Command) -> Command {
+        command.current_dir(self.dir.path()).env_remove("RUST_LOG").env("NO_COLOR", "1");
         command
     }
 
@@ -190,6 +227,25 @@ impl Gateway {
         Records { entries: printed.lines().map(entry).collect() }
     }
 
+    /// What the API server has seen of this gateway, and of nobody else.
+    pub async fn seen(&self) -> Vec<AuditEvent> {
+        let mut events = self.cluster.events_since(self.mark).await;
+        events.retain(|event| event.user.username == self.user);
+        events
+    }
+
+    /// Stops it and compares what it says with what the API server saw: every request on record, and
+    /// each one read as the server read it.
+    pub async fn agrees_with_the_server(mut self) -> Comparison {
+        self.stop().await;
+        let config = text(&self.config_file());
+        let verify = self.command(&["audit", "verify", "--config", &config]);
+        Running::start(verify).finish().await.ok();
+        let comparison = Comparison::new(&self.seen().await, &self.records().await);
+        comparison.assert_agreement();
+        comparison
+    }
+
     /// Waits until what is on record has what is looked for. A record of something that ended
     /// without its client, such as a broken stream, comes when it comes.
     pub async fn wait_for_record<T>(&self, what: &str, find: impl Fn(&Records) -> Option<T>) -> T {
@@ -225,7 +281,7 @@ impl Gateway {
 }
 
 /// The configuration of [`Gateway::start`], for tests of the configuration itself. JSON is YAML.
-pub fn configuration(cluster: &Cluster, idp: &Idp, ca: &TestCa) -> Value {
+pub fn configuration(kubeconfig: &Path, idp: &Idp, ca: &TestCa) -> Value {
     let tls = ca.issue("gateway");
     let authority = std::fs::read_to_string(idp.ca()).expect("the identity provider's authority");
     json!({
@@ -238,7 +294,7 @@ pub fn configuration(cluster: &Cluster, idp: &Idp, ca: &TestCa) -> Value {
         },
         "operations": { "address": "127.0.0.1:0" },
         "stateDir": "state",
-        "clusters": [{ "name": "test", "kubeconfig": { "path": cluster.gateway_kubeconfig() } }],
+        "clusters": [{ "name": "test", "kubeconfig": { "path": kubeconfig } }],
         "authentication": { "jwt": [{
             "issuer": { "url": idp.issuer, "audiences": ["portcullis"], "certificateAuthority": authority },
             "claimMappings": {

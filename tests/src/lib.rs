@@ -33,6 +33,7 @@ mod http_client;
 mod idp;
 mod kubeconfig;
 mod kubectl;
+mod oracle;
 mod process;
 mod twins;
 
@@ -44,5 +45,6 @@ pub use http_client::{Answer, HttpClient};
 pub use idp::{Idp, TokenRequest};
 pub use kubeconfig::Kubeconfig;
 pub use kubectl::{Kubectl, Transport};
+pub use oracle::Comparison;
 pub use process::{Finished, Running, free_port, wait_until};
 pub use twins::{Both, Twin, Twins, without_chance};

@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::cluster::Cluster;
 use crate::gateway::Gateway;
 use crate::kubectl::{Kubectl, Transport};
+use crate::oracle::Comparison;
 use crate::process::Finished;
 
 /// What a test writes where its namespace's name goes.
@@ -90,6 +91,12 @@ impl Twins {
         let namespaces = [self.through.namespace.clone(), self.direct.namespace.clone()];
         let servers = [self.gateway.url.clone(), self.api_server.clone()];
         Both { through, direct, namespaces, servers }
+    }
+
+    /// The end of a test: everything that went through the gateway is on record, and each request was
+    /// read as the API server read it.
+    pub async fn agree_with_the_server(self) -> Comparison {
+        self.gateway.agrees_with_the_server().await
     }
 
     /// Both ways see the same objects, but for what is a matter of chance.

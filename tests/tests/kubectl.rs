@@ -83,6 +83,7 @@ async fn reading_says_the_same() {
         // `top` has no metrics to show; everything else has an answer.
         assert_eq!(same.code(), Some(i32::from(command == "top pods")), "{same}");
     }
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -114,6 +115,7 @@ async fn what_is_refused_by_the_server_reads_the_same() {
     let unknown = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\nnonsense: 1\n";
     let said = twins.feed(&["create", "-f", "-"], unknown).await.same().fails();
     assert!(said.contains("unknown field"), "{said}");
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -156,6 +158,7 @@ async fn applying_leaves_the_same() {
     let kept = SETTINGS.replace("  name: settings", "  name: new\n  labels: {app: web}");
     assert!(twins.feed(&pruned, &kept).await.same().ok().contains("configmap/old pruned"));
     twins.see_the_same("configmaps").await;
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -201,6 +204,7 @@ async fn changing_leaves_the_same() {
             false => drop(twins.run(&words).await.same().ok()),
         }
     }
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -223,6 +227,7 @@ async fn an_editor_edits_the_same() {
     twins.see_the_same("configmap settings").await;
     let colour = ["get", "configmap", "settings", "-o", "jsonpath={.data.colour}/{.data.size}"];
     assert_eq!(twins.run(&colour).await.same().ok(), "violet/small");
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -258,6 +263,7 @@ async fn a_rollout_goes_the_same() {
     twins.run(&waited).await.same().ok();
     let never = ["wait", "--for=jsonpath={.spec.paused}=true", "deployment/web", "--timeout=1s"];
     assert!(twins.run(&never).await.same().fails().contains("timed out"));
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -269,6 +275,7 @@ async fn a_token_is_created_and_not_handed_out() {
     assert!(looks_like_a_token(&both.direct.ok()), "{}", both.direct);
     assert!(!looks_like_a_token(&both.through.ok()), "{}", both.through);
     assert!(both.through.out().contains("masked"), "{}", both.through);
+    twins.agree_with_the_server().await;
 }
 
 /// kubectl creates some kinds in protobuf, which policy cannot read yet: a rule that asks what is in
@@ -294,6 +301,7 @@ async fn what_policy_cannot_read_waits_for_people_and_then_goes_the_same() {
         twin.kubectl.run(&["wait", "--for=condition=Complete", "job/once", "--timeout=50s"]).await.ok();
     }
     twins.see_the_same("job once -o jsonpath={.spec.template.spec}").await;
+    twins.agree_with_the_server().await;
 }
 
 /// What a diff adds and removes, without the names of its files.

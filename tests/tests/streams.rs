@@ -47,6 +47,7 @@ async fn exec_keeps_streams_and_exit_codes() {
             assert!(echoed.stdout == megabyte, "{transport:?}: {} bytes came back", echoed.stdout.len());
         }
     }
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -65,6 +66,7 @@ async fn a_terminal_is_a_terminal() {
             assert_eq!(said.code(), Some(5), "{transport:?}: {said}");
         }
     }
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -89,6 +91,7 @@ async fn what_runs_is_attached_to() {
             assert_eq!(said.code(), Some(4), "{transport:?}: {said}");
         }
     }
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -117,6 +120,7 @@ async fn files_arrive_whole() {
             assert!(read("small") == b"small", "{side} {transport:?}");
         }
     }
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -158,6 +162,7 @@ async fn ports_are_forwarded() {
             forward.wait_for_error(|text| text.contains("refused")).await;
         }
     }
+    twins.agree_with_the_server().await;
 }
 
 /// A server on loopback that says what it is told; returns its port.
@@ -212,6 +217,7 @@ async fn logs_are_followed_to_their_end() {
     let (through, direct) = tokio::join!(follow(&twins.through), follow(&twins.direct));
     let said = twins.pair(through, direct).same().ok();
     assert!(said.ends_with("last\n"), "{said}");
+    twins.agree_with_the_server().await;
 }
 
 #[tokio::test]
@@ -243,4 +249,5 @@ async fn watches_tell_the_same_events() {
         let seen = ["ADDED", "MODIFIED", "DELETED"].map(|event| said.matches(event).count());
         assert_eq!(seen, [1, 1, 1], "{format}: {said}");
     }
+    twins.agree_with_the_server().await;
 }
