@@ -112,3 +112,68 @@ impl Comparison {
         self.differences.push(how);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portcullis_audit::Entry;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ID: &str = "0199c1d2-0000-7000-8000-000000000001";
+
+    fn event(id: &str, verb: &str, object: Value) -> AuditEvent {
+        let event = json!({
+            "auditID": id, "stage": "ResponseComplete", "requestURI": "/x", "verb": verb,
+            "user": { "username": "gateway" }, "objectRef": object,
+        });
+        serde_json::from_value(event).unwrap()
+    }
+
+    /// An intent and an outcome of one request.
+    fn records(info: Value) -> Records {
+        let time = "2026-01-02T03:04:05Z";
+        let intent = json!({
+            "v": 1, "time": time, "type": "intent", "id": ID, "received": time, "command": "c",
+            "request": { "info": info, "method": "GET", "uri": "/x" },
+        });
+        let outcome = json!({
+            "v": 1, "time": time, "type": "outcome", "id": ID, "end": "completed", "command": "c",
+            "info": info, "intent": 1, "received": time,
+        });
+        let entry = |value: Value| -> Entry { serde_json::from_value(value).unwrap() };
+        Records { entries: vec![entry(intent), entry(outcome)] }
+    }
+
+    #[track_caller]
+    fn check(seen: &[AuditEvent], records: &Records, expected: &[&str]) {
+        let found = Comparison::new(seen, records);
+        let all = found.differences.join("\n");
+        assert_eq!(found.differences.len(), expected.len(), "{all}");
+        for (found, expected) in found.differences.iter().zip(expected) {
+            assert!(found.contains(expected), "{all}");
+        }
+    }
+
+    #[test]
+    fn it_finds_what_it_looks_for() {
+        let pod = json!({ "resource": "pods", "namespace": "shop", "name": "p", "apiVersion": "v1" });
+        let info = |verb: &str, name: &str| {
+            json!({ "isResourceRequest": true, "path": "/x", "verb": verb, "apiPrefix": "api", "apiVersion": "v1",
+                "namespace": "shop", "resource": "pods", "name": name })
+        };
+        let get = event(ID, "get", pod.clone());
+        check(std::slice::from_ref(&get), &records(info("get", "p")), &[]);
+        check(std::slice::from_ref(&get), &records(info("get", "q")), &["we:         get"]);
+        check(std::slice::from_ref(&get), &records(info("list", "p")), &["we:         list"]);
+        check(&[get.clone(), get.clone()], &records(info("get", "p")), &["sent more than once"]);
+        check(&[], &records(info("get", "p")), &["never saw"]);
+        let other = "0199c1d2-0000-7000-8000-000000000002";
+        let unknown = [get.clone(), event(other, "get", pod.clone())];
+        check(&unknown, &records(info("get", "p")), &["no intent", "no outcome"]);
+        check(&[event(ID, "get", Value::Null)], &records(info("get", "p")), &["we:         get"]);
+        // What is created is named by its body; what is read is not.
+        check(&[event(ID, "create", pod.clone())], &records(info("create", "")), &[]);
+        check(&[event(ID, "get", pod)], &records(info("get", "")), &["we:         get"]);
+    }
+}
