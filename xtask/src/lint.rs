@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use owo_colors::OwoColorize;
 
 use crate::command::{self, heading};
-use crate::{Failure, Result, layers};
+use crate::{Failure, Result, docs, layers};
 
-/// Format, clippy, the layers, the licences. The first that fails ends it.
+/// Format, clippy, the layers, the documentation, the licences. The first that fails ends it.
 pub(crate) fn run() -> Result {
     heading("Format");
     command::run(command::cargo().args(["fmt", "--all", "--check"])).map_err(|_| {
@@ -32,6 +32,8 @@ pub(crate) fn run() -> Result {
     ]))?;
     heading("Layers");
     layers::check()?;
+    heading("Documentation");
+    docs::check()?;
     heading("Licences, bans and sources of dependencies");
     deny()
 }

@@ -12,6 +12,7 @@
 mod bench;
 mod cluster;
 mod command;
+mod docs;
 mod layers;
 mod lint;
 mod schema;
