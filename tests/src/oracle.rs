@@ -8,16 +8,21 @@ use portcullis_core::RequestInfo;
 use crate::audit_log::{AuditEvent, ObjectRef};
 use crate::gateway::Records;
 
-/// Where the two logs may differ, and why.
-const EXPLAINED: [(&str, fn(&RequestInfo, &ObjectRef) -> bool); 1] = [(
-    "of what is created, the server adds the name and namespace that it finds in the object",
-    |info, server| {
+/// A way in which the two logs may differ.
+struct Explanation {
+    why: &'static str,
+    covers: fn(&RequestInfo, &ObjectRef) -> bool,
+}
+
+const EXPLAINED: [Explanation; 1] = [Explanation {
+    why: "of what is created, the server adds the name and namespace that it finds in the object",
+    covers: |info, server| {
         info.verb == "create"
             && info.subresource.is_empty()
             && (info.name.is_empty() || info.name == server.name)
             && (info.namespace.is_empty() || info.namespace == server.namespace)
     },
-)];
+}];
 
 /// What the API server saw of a gateway, against what the gateway has on record.
 #[derive(Debug, Default)]
@@ -99,8 +104,8 @@ impl Comparison {
         let nameless =
             |of: &ObjectRef| ObjectRef { name: String::new(), namespace: String::new(), ..of.clone() };
         let only_names = same_kind && info.verb == event.verb && nameless(&ours) == nameless(&server);
-        match EXPLAINED.iter().find(|(_, explains)| only_names && explains(info, &server)) {
-            Some((why, _)) => *self.explained.entry(why).or_default() += 1,
+        match EXPLAINED.iter().find(|explanation| only_names && (explanation.covers)(info, &server)) {
+            Some(explanation) => *self.explained.entry(explanation.why).or_default() += 1,
             None => self.differ(format!(
                 "{}\n  the server: {} {:?}\n  we:         {} {ours:?}",
                 event.request_uri, event.verb, event.object_ref, info.verb
