@@ -1,77 +1,39 @@
-//! The life of grants: issued, verified, renewed, revoked; and everybody told when they end.
+//! The life of grants: issued, renewed, revoked.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use aws_lc_rs::{digest, rand};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis_core::{
-    AuditId, BoxFuture, Ended, Event, EventKind, EventSink, Grant, Identity, Liveness, ResourceRule,
-    SharedClock, Timestamp,
+    AuditId, Ended, Event, EventKind, EventSink, Grant, Identity, ResourceRule, SharedClock, Timestamp,
 };
-use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::{
+    active::{Doomed, InUse},
+    builder::{GrantsBuilder, Standing},
     key::SigningKey,
     profile::Profile,
-    scope::covers,
+    scope::within,
     store::{GrantRecord, GrantStore, Revocation, StoreError},
+    sweep::Pruned,
+    token::{Claims, random_secret, sha256_hex},
 };
-
-/// The `type` of our `authorization_details` (RFC 9396 §2).
-pub(crate) const DETAILS_TYPE: &str = "portcullis.dev/kubernetes";
-
-/// How often grants that are in use are looked at: other replicas may have revoked them, heartbeats may have stopped.
-const SWEEP: Duration = Duration::from_millis(500);
 
 /// Issues, verifies, renews and revokes grants. Clones share everything.
 #[derive(Clone)]
-pub struct Grants(Arc<Inner>);
+pub struct Grants(pub(crate) Arc<Inner>);
 
-struct Inner {
-    issuer: String,
-    key: SigningKey,
-    profiles: Vec<Profile>,
-    store: Arc<dyn GrantStore>,
-    events: Arc<dyn EventSink>,
-    clock: SharedClock,
-    /// Grants this process has seen and not yet seen end.
-    active: Mutex<HashMap<String, Arc<Active>>>,
-    /// SHA-256 of tokens whose signature was right, to the grant they carry: the hot path costs a hash, not a signature.
-    verified: Mutex<HashMap<[u8; 32], Arc<Active>>>,
-}
-
-/// A grant in use on this process.
-pub(crate) struct Active {
-    pub(crate) record: GrantRecord,
-    ended: watch::Sender<Option<Ended>>,
-    lease_until: Mutex<Option<Timestamp>>,
-}
-
-impl Active {
-    fn new(record: GrantRecord) -> Self {
-        Self { ended: watch::Sender::new(None), lease_until: Mutex::new(record.lease_until), record }
-    }
-
-    fn end(&self, how: Ended) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            if first {
-                *ended = Some(how);
-            }
-            first
-        });
-    }
-
-    fn lease(&self) -> MutexGuard<'_, Option<Timestamp>> {
-        self.lease_until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+pub(crate) struct Inner {
+    pub(crate) issuer: String,
+    pub(crate) key: SigningKey,
+    pub(crate) profiles: Vec<Profile>,
+    pub(crate) store: Arc<dyn GrantStore>,
+    pub(crate) events: Arc<dyn EventSink>,
+    pub(crate) clock: SharedClock,
+    pub(crate) standing: Standing,
+    pub(crate) max_open: usize,
+    pub(crate) in_use: InUse,
+    pub(crate) pruned: Pruned,
 }
 
 /// What the token service asks for on behalf of a verified identity.
@@ -120,9 +82,18 @@ pub enum GrantError {
     /// More was asked for than the profile allows.
     #[error("the profile does not allow {0}")]
     TooWide(String),
+    /// More was asked for than anybody would read, or could be compared with the profile in reasonable time.
+    #[error("too much was asked for: {0}")]
+    TooMuch(String),
     /// Longer than the profile allows.
     #[error("the profile allows at most {0:?}")]
     TooLong(Duration),
+    /// The identity has as many open grants as one may have.
+    #[error("you have {0} open grants, as many as one may have; end some, or wait until they expire")]
+    TooMany(usize),
+    /// The identity is disabled.
+    #[error("this identity has been disabled")]
+    Disabled,
     /// The grant is not known, was revoked, has expired, or the secret is wrong. They look alike on purpose.
     #[error("the grant has ended, or the token is not one of ours")]
     NotActive,
@@ -131,40 +102,20 @@ pub enum GrantError {
     Unavailable(String),
 }
 
+impl GrantError {
+    /// What the operator should read of it.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Unavailable(detail) => Some(detail),
+            _ => None,
+        }
+    }
+}
+
 impl From<StoreError> for GrantError {
     fn from(error: StoreError) -> Self {
         Self::Unavailable(error.to_string())
     }
-}
-
-/// What a grant's token says (RFC 9068, RFC 9396).
-#[derive(Debug, Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    sub: String,
-    aud: String,
-    jti: String,
-    client_id: String,
-    iat: i64,
-    nbf: i64,
-    exp: i64,
-    authorization_details: Vec<AuthorizationDetails>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    cnf: Option<Confirmation>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct AuthorizationDetails {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    pub(crate) rules: Vec<ResourceRule>,
-}
-
-/// RFC 8705 §3.1
-#[derive(Debug, Serialize, Deserialize)]
-struct Confirmation {
-    #[serde(rename = "x5t#S256")]
-    certificate: String,
 }
 
 impl Grants {
@@ -178,9 +129,19 @@ impl Grants {
         events: Arc<dyn EventSink>,
         clock: SharedClock,
     ) -> Self {
-        let issuer = issuer.into();
-        let (active, verified) = Default::default();
-        Self(Arc::new(Inner { issuer, key, profiles, store, events, clock, active, verified }))
+        Self::builder(issuer, key, profiles, store, events, clock).build()
+    }
+
+    /// As [`new`](Self::new), with options.
+    pub fn builder(
+        issuer: impl Into<String>,
+        key: SigningKey,
+        profiles: Vec<Profile>,
+        store: Arc<dyn GrantStore>,
+        events: Arc<dyn EventSink>,
+        clock: SharedClock,
+    ) -> GrantsBuilder {
+        GrantsBuilder::new(issuer.into(), key, profiles, store, events, clock)
     }
 
     /// The token service's URL.
@@ -200,6 +161,9 @@ impl Grants {
     /// [`GrantError`]: nothing was issued.
     pub async fn issue(&self, identity: &Identity, request: GrantRequest) -> Result<IssuedGrant, GrantError> {
         let inner = &self.0;
+        if inner.standing.is_disabled(identity) {
+            return Err(GrantError::Disabled);
+        }
         let profile = inner
             .profiles
             .iter()
@@ -207,12 +171,7 @@ impl Grants {
             .ok_or_else(|| GrantError::NoProfile(request.profile.clone()))?;
         let rules = match request.rules {
             None => profile.rules.clone(),
-            Some(wanted) => match wanted.iter().find(|rule| !covers(&profile.rules, rule)) {
-                None => wanted,
-                Some(wide) => {
-                    return Err(GrantError::TooWide(serde_json::to_string(wide).unwrap_or_default()));
-                }
-            },
+            Some(wanted) => within(&profile.rules, &wanted).map(|()| wanted)?,
         };
         let ttl = request.ttl.unwrap_or(profile.default_ttl);
         if ttl > profile.max_ttl {
@@ -222,6 +181,9 @@ impl Grants {
             return Err(GrantError::TooWide("a connection without a client certificate".into()));
         }
         let now = inner.clock.now();
+        if inner.store.count_open(identity, now).await? >= inner.max_open {
+            return Err(GrantError::TooMany(inner.max_open));
+        }
         let grant = Grant {
             id: uuid::Uuid::now_v7().to_string(),
             profile: profile.name.clone(),
@@ -231,7 +193,8 @@ impl Grants {
             expires_at: after(now, ttl)?,
             approvers: Vec::new(),
         };
-        let secret = random_secret()?;
+        let secret =
+            random_secret().ok_or_else(|| GrantError::Unavailable("the system has no randomness".into()))?;
         let record = GrantRecord {
             renewal_sha256: sha256_hex(secret.as_bytes()),
             heartbeat: profile.heartbeat,
@@ -253,6 +216,11 @@ impl Grants {
         self.record(event).await?;
         inner.store.insert(record).await?;
         metrics::counter!("portcullis_grants_issued_total").increment(1);
+        // Whoever disabled the identity in the meantime did not find this grant to end it.
+        if inner.standing.is_disabled(identity) {
+            self.end(&grant.id, "gateway", DISABLED, Ended::Disabled, request.audit_id).await?;
+            return Err(GrantError::Disabled);
+        }
         let renewal_token = format!("{}.{secret}", grant.id);
         Ok(IssuedGrant { grant, token, renewal_token, heartbeat: profile.heartbeat })
     }
@@ -263,18 +231,22 @@ impl Grants {
     ///
     /// [`GrantError::NotActive`]: the task should stop.
     pub async fn renew(&self, renewal_token: &str) -> Result<GrantRecord, GrantError> {
+        let inner = &self.0;
         let mut record = self.by_renewal_token(renewal_token).await?;
-        let now = self.0.clock.now();
-        if !record.is_active(now) {
+        let (id, asked, now) = (&record.grant.id, Instant::now(), inner.clock.now());
+        if !record.is_active(now)
+            || inner.in_use.is_doomed(id)
+            || inner.standing.is_disabled(&record.identity)
+        {
             return Err(GrantError::NotActive);
         }
         let Some(heartbeat) = record.heartbeat else { return Ok(record) };
         let until = after(now, heartbeat)?;
-        if !self.0.store.renew(&record.grant.id, until).await? {
+        if !inner.store.renew(id, now, until).await? {
             return Err(GrantError::NotActive);
         }
-        if let Some(active) = self.active().get(&record.grant.id) {
-            *active.lease() = Some(until);
+        if let Some(active) = inner.in_use.by_id(id) {
+            active.confirm(Some(until), asked);
         }
         record.lease_until = Some(until);
         Ok(record)
@@ -284,14 +256,18 @@ impl Grants {
     ///
     /// # Errors
     ///
-    /// [`GrantError::Unavailable`]: it may still be good; try again.
+    /// [`GrantError::Unavailable`]: it may still be good elsewhere; try again.
+    ///
+    /// # Cancellation
+    ///
+    /// Once the token is known, the grant is ended and the end recorded even if the future is dropped.
     pub async fn revoke_by_token(&self, token: &str, audit_id: Option<AuditId>) -> Result<(), GrantError> {
         let id = match self.0.key.verify::<Claims>(token) {
             Some(claims) => claims.jti,
             None => match self.by_renewal_token(token).await {
                 Ok(record) => record.grant.id,
                 Err(GrantError::NotActive) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) => self.in_use_by_renewal_token(token).ok_or(error)?,
             },
         };
         self.end(&id, "holder", "the task has ended", Ended::Revoked, audit_id).await.map(drop)
@@ -301,7 +277,11 @@ impl Grants {
     ///
     /// # Errors
     ///
-    /// [`GrantError::Unavailable`]: it may still be good; try again.
+    /// [`GrantError::Unavailable`]: it may still be good elsewhere. Here it is not, and the store is told as soon as it answers.
+    ///
+    /// # Cancellation
+    ///
+    /// The grant is ended, and the end recorded, even if the future is dropped.
     pub async fn revoke(&self, id: &str, by: &Identity, reason: &str) -> Result<bool, GrantError> {
         self.end(id, &by.user, reason, Ended::Revoked, None).await
     }
@@ -313,14 +293,16 @@ impl Grants {
     /// [`GrantError::Unavailable`]: some may still be good; try again.
     pub async fn revoke_principal(&self, issuer: &str, subject: &str) -> Result<usize, GrantError> {
         let mut ended = 0;
+        let mut failed = None;
         for record in self.0.store.open(self.0.clock.now()).await? {
             if record.identity.issuer == issuer && record.identity.subject == subject {
-                let reason = "the identity was disabled";
-                ended +=
-                    usize::from(self.end(&record.grant.id, "gateway", reason, Ended::Disabled, None).await?);
+                match self.end(&record.grant.id, "gateway", DISABLED, Ended::Disabled, None).await {
+                    Ok(done) => ended += usize::from(done),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
-        Ok(ended)
+        failed.map_or(Ok(ended), Err)
     }
 
     /// The newest `limit` grants, ended or not.
@@ -346,118 +328,8 @@ impl Grants {
         record.is_active(self.0.clock.now())
     }
 
-    /// Ends grants whose heartbeat has stopped, and lets streams of grants go that ended elsewhere. Runs for ever.
-    pub async fn sweep_forever(self) {
-        let mut ticks = tokio::time::interval(SWEEP);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            if let Err(error) = self.sweep().await {
-                tracing::error!(%error, "grants could not be swept");
-            }
-        }
-    }
-
-    /// One round of [`sweep_forever`](Self::sweep_forever).
-    ///
-    /// # Errors
-    ///
-    /// [`GrantError::Unavailable`]
-    pub async fn sweep(&self) -> Result<(), GrantError> {
-        let now = self.0.clock.now();
-        let open: HashMap<String, GrantRecord> = self
-            .0
-            .store
-            .open(now)
-            .await?
-            .into_iter()
-            .map(|record| (record.grant.id.clone(), record))
-            .collect();
-        metrics::gauge!("portcullis_grants_open").set(open.len() as f64);
-        let in_use: Vec<_> = self.active().values().cloned().collect();
-        for active in in_use {
-            match open.get(&active.record.grant.id) {
-                Some(record) => *active.lease() = record.lease_until,
-                // Revoked, perhaps by another replica; or expired.
-                None if now < active.record.grant.expires_at => {
-                    self.forget(&active.record.grant.id, Ended::Revoked)
-                }
-                None => self.forget(&active.record.grant.id, Ended::Expired),
-            }
-        }
-        for record in open.values().filter(|record| !record.is_active(now)) {
-            self.end(&record.grant.id, "gateway", "its heartbeat stopped", Ended::Revoked, None).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether a bearer token says it is one of ours; then nobody else should judge it.
-    pub(crate) fn claims(&self, token: &str) -> bool {
-        self.0.key.claims_to_have_signed(token)
-    }
-
-    /// The grant a token carries, if it is good now.
-    pub(crate) async fn verify(&self, token: &str) -> Result<Arc<Active>, GrantError> {
-        let hash = sha256(token.as_bytes());
-        let cached = self.verified().get(&hash).cloned();
-        let active = match cached {
-            Some(active) => active,
-            None => {
-                let claims: Claims = self.0.key.verify(token).ok_or(GrantError::NotActive)?;
-                if claims.iss != self.0.issuer || claims.aud != self.0.issuer {
-                    return Err(GrantError::NotActive);
-                }
-                let active = self.activate(&claims.jti).await?;
-                self.verified().insert(hash, active.clone());
-                active
-            }
-        };
-        let (now, lease) = (self.0.clock.now(), *active.lease());
-        let good = active.ended.borrow().is_none()
-            && now < active.record.grant.expires_at
-            && lease.is_none_or(|until| now < until);
-        if good { Ok(active) } else { Err(GrantError::NotActive) }
-    }
-
-    /// Ends when the grant does.
-    pub(crate) fn liveness(&self, active: &Arc<Active>) -> Liveness {
-        let left = active.record.grant.expires_at.duration_since(self.0.clock.now());
-        let expiry = tokio::time::Instant::now() + Duration::try_from(left).unwrap_or_default();
-        let active = active.clone();
-        Liveness::new(move || -> BoxFuture<'static, Ended> {
-            let mut ended = active.ended.subscribe();
-            Box::pin(async move {
-                tokio::select! {
-                    how = ended.wait_for(Option::is_some) => how.ok().and_then(|how| *how).unwrap_or(Ended::Revoked),
-                    () = tokio::time::sleep_until(expiry) => Ended::Expired,
-                }
-            })
-        })
-    }
-
-    async fn activate(&self, id: &str) -> Result<Arc<Active>, GrantError> {
-        if let Some(active) = self.active().get(id) {
-            return Ok(active.clone());
-        }
-        let record = self.0.store.get(id).await?.ok_or(GrantError::NotActive)?;
-        if !record.is_active(self.0.clock.now()) {
-            return Err(GrantError::NotActive);
-        }
-        let active =
-            self.active().entry(id.to_owned()).or_insert_with(|| Arc::new(Active::new(record))).clone();
-        // It may have been revoked between the read and the entry; whoever revoked it then found no entry to end.
-        match self.0.store.get(id).await? {
-            Some(record) if record.is_active(self.0.clock.now()) => Ok(active),
-            _ => {
-                self.forget(id, Ended::Revoked);
-                Err(GrantError::NotActive)
-            }
-        }
-    }
-
-    /// In the store first, since that is what counts; then the streams; then the record. A grant whose end cannot be recorded
-    /// ends all the same: that is the safe side.
-    async fn end(
+    /// Once begun it is done, whoever goes away: a client that hangs up must not leave a grant half ended.
+    pub(crate) async fn end(
         &self,
         id: &str,
         by: &str,
@@ -466,66 +338,78 @@ impl Grants {
         audit_id: Option<AuditId>,
     ) -> Result<bool, GrantError> {
         let revocation = Revocation { at: self.0.clock.now(), by: by.to_owned(), reason: reason.to_owned() };
-        let ended = self.0.store.revoke(id, revocation).await;
-        self.forget(id, how);
-        if !ended? {
-            return Ok(false);
+        let doomed = Doomed::new(revocation, how, audit_id);
+        // Until the store has ended it, nothing that the store says makes it good again on this process.
+        self.0.in_use.doom(id, doomed.clone());
+        let (grants, owned) = (self.clone(), id.to_owned());
+        let ending = tokio::spawn(async move { grants.end_in_order(&owned, &doomed).await });
+        match ending.await {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.0.in_use.retry(id);
+                Err(GrantError::Unavailable(error.to_string()))
+            }
         }
-        metrics::counter!("portcullis_grants_revoked_total").increment(1);
-        let event =
-            Event::new(EventKind::Revoked).request(audit_id).grant(id).with("by", by).with("reason", reason);
-        self.record(event).await?;
-        Ok(true)
     }
 
-    fn forget(&self, id: &str, how: Ended) {
-        if let Some(active) = self.active().remove(id) {
-            active.end(how);
-            self.verified().retain(|_, other| !Arc::ptr_eq(other, &active));
+    /// In the store first, since that is what counts; then the streams; then the record. A grant whose end cannot be recorded
+    /// ends all the same: that is the safe side.
+    async fn end_in_order(&self, id: &str, doomed: &Doomed) -> Result<bool, GrantError> {
+        let ended = self.0.store.revoke(id, doomed.revocation.clone()).await;
+        self.0.in_use.forget(id, doomed.how);
+        match ended {
+            Ok(ended) => {
+                self.0.in_use.settle(id);
+                if ended {
+                    self.record_end(id, &doomed.revocation, doomed.audit_id).await?;
+                }
+                Ok(ended)
+            }
+            Err(error) => {
+                self.0.in_use.retry(id);
+                Err(error.into())
+            }
         }
+    }
+
+    pub(crate) async fn record_end(
+        &self,
+        id: &str,
+        revocation: &Revocation,
+        audit_id: Option<AuditId>,
+    ) -> Result<(), GrantError> {
+        metrics::counter!("portcullis_grants_revoked_total").increment(1);
+        let event = Event::new(EventKind::Revoked)
+            .request(audit_id)
+            .grant(id)
+            .with("by", revocation.by.as_str())
+            .with("reason", revocation.reason.as_str());
+        self.record(event).await
     }
 
     async fn by_renewal_token(&self, renewal_token: &str) -> Result<GrantRecord, GrantError> {
         let (id, secret) = renewal_token.split_once('.').ok_or(GrantError::NotActive)?;
         let record = self.0.store.get(id).await?.ok_or(GrantError::NotActive)?;
-        let given = sha256_hex(secret.as_bytes());
-        match bool::from(given.as_bytes().ct_eq(record.renewal_sha256.as_bytes())) {
-            true => Ok(record),
-            false => Err(GrantError::NotActive),
-        }
+        if is_secret_of(&record, secret) { Ok(record) } else { Err(GrantError::NotActive) }
+    }
+
+    /// The id of a grant that is in use here, which can be ended here while the store does not answer.
+    fn in_use_by_renewal_token(&self, renewal_token: &str) -> Option<String> {
+        let (id, secret) = renewal_token.split_once('.')?;
+        let active = self.0.in_use.by_id(id)?;
+        is_secret_of(&active.record, secret).then(|| id.to_owned())
     }
 
     fn token_of(&self, record: &GrantRecord) -> Result<String, GrantError> {
-        let grant = &record.grant;
-        let claims = Claims {
-            iss: self.0.issuer.clone(),
-            sub: record.identity.subject.clone(),
-            aud: self.0.issuer.clone(),
-            jti: grant.id.clone(),
-            client_id: grant.profile.clone(),
-            iat: grant.issued_at.as_second(),
-            nbf: grant.issued_at.as_second(),
-            exp: grant.expires_at.as_second(),
-            authorization_details: vec![AuthorizationDetails {
-                kind: DETAILS_TYPE.into(),
-                rules: grant.rules.clone(),
-            }],
-            cnf: record.certificate_sha256.clone().map(|certificate| Confirmation { certificate }),
-        };
+        let claims = Claims::of(&self.0.issuer, record).ok_or_else(|| {
+            GrantError::Unavailable("the digest of the client certificate is no SHA-256".into())
+        })?;
         self.0.key.sign(&claims).map_err(|error| GrantError::Unavailable(error.to_string()))
     }
 
     async fn record(&self, event: Event) -> Result<(), GrantError> {
         let recorded = self.0.events.record(event).await;
         recorded.map(drop).map_err(|error| GrantError::Unavailable(error.to_string()))
-    }
-
-    fn active(&self) -> MutexGuard<'_, HashMap<String, Arc<Active>>> {
-        self.0.active.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn verified(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Active>>> {
-        self.0.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -535,22 +419,13 @@ impl fmt::Debug for Grants {
     }
 }
 
+/// Why the grants of somebody who was disabled have ended.
+pub(crate) const DISABLED: &str = "the identity was disabled";
+
 fn after(now: Timestamp, duration: Duration) -> Result<Timestamp, GrantError> {
     now.checked_add(duration).map_err(|error| GrantError::Unavailable(error.to_string()))
 }
 
-fn random_secret() -> Result<String, GrantError> {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| GrantError::Unavailable("the system has no randomness".into()))?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
-}
-
-fn sha256(data: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
-    hash
-}
-
-fn sha256_hex(data: &[u8]) -> String {
-    sha256(data).iter().map(|byte| format!("{byte:02x}")).collect()
+fn is_secret_of(record: &GrantRecord, secret: &str) -> bool {
+    sha256_hex(secret.as_bytes()).as_bytes().ct_eq(record.renewal_sha256.as_bytes()).into()
 }

@@ -1,6 +1,12 @@
 //! The key that signs grants: ES256, made at the first start, kept in one file.
 
-use std::{fmt, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
 
 use aws_lc_rs::{
     digest,
@@ -33,35 +39,32 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads the key from a PKCS#8 PEM file, or makes one there, readable by its owner only.
+    /// Reads the key from a PKCS#8 PEM file, or makes one there, readable by its owner only. Of several processes that find no
+    /// file at the same moment, one makes it, and all have the same key.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] when the file cannot be read, made or understood.
+    /// [`KeyError`] when the file cannot be read, made or understood, or can be read by others than its owner.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
         let wrong = |problem: &dyn fmt::Display| KeyError {
             path: path.display().to_string(),
             problem: problem.to_string(),
         };
-        match std::fs::read_to_string(path) {
-            Ok(pem) => Self::from_pkcs8(&from_pem(&pem).ok_or_else(|| wrong(&"is no PKCS#8 PEM file"))?)
-                .map_err(|problem| wrong(&problem)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let pem = match read_private(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 let pkcs8 = generate().map_err(|problem| wrong(&problem))?;
-                let key = Self::from_pkcs8(&pkcs8).map_err(|problem| wrong(&problem))?;
-                let mut file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-                    .map_err(|e| wrong(&e))?;
-                file.write_all(to_pem(&pkcs8).as_bytes())
-                    .and_then(|()| file.sync_all())
-                    .map_err(|e| wrong(&e))?;
-                Ok(key)
+                match write_private(path, to_pem(&pkcs8).as_bytes()) {
+                    // Another process was faster.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    written => written.map_err(|error| wrong(&error))?,
+                }
+                read_private(path)
             }
-            Err(error) => Err(wrong(&error)),
-        }
+            read => read,
+        };
+        let pem = pem.map_err(|error| wrong(&error))?;
+        let pkcs8 = from_pem(&pem).ok_or_else(|| wrong(&"is no PKCS#8 PEM file"))?;
+        Self::from_pkcs8(&pkcs8).map_err(|problem| wrong(&problem))
     }
 
     /// A key that lives as long as the process: for tests and demos. After a restart, no grant of before is believed.
@@ -143,6 +146,43 @@ fn generate() -> Result<Vec<u8>, &'static str> {
         .map_err(|_| "no key could be made")
 }
 
+fn read_private(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "is no regular file"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let problem = "can be read by others than its owner, who may have forged grants; `chmod 600` it if you \
+             are sure nobody did, or else remove it, which ends all grants";
+        return Err(io::Error::new(ErrorKind::PermissionDenied, problem));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Puts a new file in its place whole and synced, or not at all; never over another.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let beside = directory.join(format!(".{}.new", uuid::Uuid::new_v4()));
+    let linked = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::hard_link(&beside, path));
+    // Whether it was written or not: it is of no more use.
+    let _ = fs::remove_file(&beside);
+    linked?;
+    // The name must survive a power cut, too.
+    File::open(directory)?.sync_all()
+}
+
 fn to_pem(pkcs8: &[u8]) -> String {
     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(pkcs8))
 }
@@ -169,8 +209,48 @@ mod tests {
         assert_eq!(made.id(), read.id());
         assert_eq!(read.verify::<Value>(&token).unwrap()["sub"], "x");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::write(&path, "nonsense").unwrap();
+        // Nothing is left beside it.
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::write(&path, "nonsense").unwrap();
         assert!(SigningKey::open(&path).unwrap_err().to_string().contains("grants.pem"));
+        assert!(SigningKey::open(dir.path()).unwrap_err().to_string().contains("no regular file"));
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants.pem");
+        SigningKey::open(&path).unwrap();
+        let before = fs::read(&path).unwrap();
+        for (mode, accepted) in [(0o640, false), (0o604, false), (0o620, false), (0o400, true), (0o600, true)]
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match SigningKey::open(&path) {
+                Ok(_) => assert!(accepted, "{mode:o}"),
+                Err(error) => assert!(!accepted && error.to_string().contains("chmod 600"), "{error}"),
+            }
+            assert_eq!(fs::read(&path).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn of_several_that_make_the_key_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants.pem");
+        let begin = std::sync::Barrier::new(8);
+        let open = || {
+            begin.wait();
+            SigningKey::open(&path).unwrap().id
+        };
+        let ids: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // A file that is there is never written over.
+        assert_eq!(write_private(&path, b"other").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(SigningKey::open(&path).unwrap().id, ids[0]);
     }
 
     #[test]

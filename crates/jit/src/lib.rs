@@ -50,9 +50,13 @@
 //! # Invariants
 //!
 //! * A grant is on record before anybody has it, and is never wider than its profile.
-//! * A grant that has ended stays ended: no clock, restart or replica brings it back.
+//! * A grant that has ended stays ended: no clock, restart or replica brings it back, and no store that fails while it ends.
+//! * A grant is believed for five seconds at most without news from the store; then a store that does not answer means 503.
+//! * What a grant does not allow does not pass, but for what [`JitLayer::always_allow`] was told.
 //! * Nothing secret is kept: the renewal secret as its SHA-256, the token not at all.
 
+mod active;
+mod builder;
 mod grants;
 mod key;
 mod layer;
@@ -60,12 +64,16 @@ mod profile;
 mod scope;
 mod service;
 mod store;
+mod sweep;
+mod token;
+mod verify;
 
+pub use builder::GrantsBuilder;
 pub use grants::{GrantError, GrantRequest, Grants, IssuedGrant};
 pub use key::{KeyError, SigningKey};
 pub use layer::{Jit, JitLayer};
 pub use profile::{ForWhom, Profile, ProfileError};
-pub use scope::{covers, is_always_allowed};
+pub use scope::{covers, kubernetes_discovery};
 pub use service::{metadata, token_service};
 pub use store::{GrantRecord, GrantStore, MemoryGrantStore, Revocation, StoreError};
 

@@ -4,16 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Form, Json, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, FromRequest, Request, State, rejection::FormRejection},
     http::{HeaderMap, StatusCode, header::CACHE_CONTROL},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use portcullis_core::{AuditId, AuthenticationError, Authenticator, BearerToken, Connection, Trail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::grants::{AuthorizationDetails, DETAILS_TYPE, GrantError, GrantRequest, Grants};
+use crate::{
+    grants::{GrantError, GrantRequest, Grants},
+    token::{AuthorizationDetails, Confirmation, DETAILS_TYPE},
+};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -63,7 +66,8 @@ pub fn metadata(grants: &Grants, endpoints: &str) -> Value {
     })
 }
 
-/// RFC 8693 §2.1, RFC 9396 §2; `profile`, `task` and `ttl` (whole seconds) are ours.
+/// RFC 8693 §2.1, RFC 9396 §2; `profile`, `task` and `ttl` (whole seconds) are ours. A parameter without a value is as good as
+/// absent (RFC 6749 §3.2).
 #[derive(Deserialize)]
 struct TokenForm {
     grant_type: String,
@@ -73,9 +77,12 @@ struct TokenForm {
     subject_token_type: String,
     #[serde(default)]
     profile: String,
-    task: Option<String>,
-    ttl: Option<u64>,
-    authorization_details: Option<String>,
+    #[serde(default)]
+    task: String,
+    #[serde(default)]
+    ttl: String,
+    #[serde(default)]
+    authorization_details: String,
 }
 
 /// RFC 8693 §2.2.1; what follows `expires_in` is ours.
@@ -97,7 +104,7 @@ async fn token(
     trail: Option<Extension<Trail>>,
     audit_id: Option<Extension<AuditId>>,
     connection: Option<Extension<Connection>>,
-    Form(form): Form<TokenForm>,
+    OAuthForm(form): OAuthForm<TokenForm>,
 ) -> Result<Response, OAuthError> {
     if form.grant_type != TOKEN_EXCHANGE {
         return Err(OAuthError::new(
@@ -112,10 +119,13 @@ async fn token(
     if form.subject_token.is_empty() || form.profile.is_empty() {
         return Err(OAuthError::new("invalid_request", "subject_token and profile are needed"));
     }
-    if form.task.as_ref().is_some_and(|task| task.len() > TASK_LIMIT) {
+    if form.task.len() > TASK_LIMIT {
         return Err(OAuthError::new("invalid_request", format!("task is longer than {TASK_LIMIT} bytes")));
     }
-    let rules = form.authorization_details.as_deref().map(parse_details).transpose()?;
+    let ttl = given(form.ttl).map(|ttl| ttl.parse().map(Duration::from_secs));
+    let ttl =
+        ttl.transpose().map_err(|_| OAuthError::new("invalid_request", "ttl is no number of seconds"))?;
+    let rules = given(form.authorization_details).as_deref().map(parse_details).transpose()?;
     // A grant cannot beget grants: a task would outlive itself.
     if service.grants.claims(&form.subject_token) {
         return Err(OAuthError::new("invalid_grant", "a grant cannot be exchanged for another grant"));
@@ -125,8 +135,8 @@ async fn token(
     trail.note().identity = Some(subject.identity.clone());
     let request = GrantRequest {
         profile: form.profile,
-        task: form.task,
-        ttl: form.ttl.map(Duration::from_secs),
+        task: given(form.task),
+        ttl,
         rules,
         certificate_sha256: connection.and_then(|Extension(connection)| connection.certificate_sha256),
         audit_id: audit_id.map(|Extension(id)| id),
@@ -144,6 +154,10 @@ async fn token(
         renewal_token: issued.renewal_token,
         lease_seconds: issued.heartbeat.map(|heartbeat| heartbeat.as_secs()),
     }))
+}
+
+fn given(value: String) -> Option<String> {
+    (!value.is_empty()).then_some(value)
 }
 
 fn parse_details(text: &str) -> Result<Vec<portcullis_core::ResourceRule>, OAuthError> {
@@ -165,7 +179,7 @@ struct RenewForm {
 
 async fn renew(
     State(service): State<TokenService>,
-    Form(form): Form<RenewForm>,
+    OAuthForm(form): OAuthForm<RenewForm>,
 ) -> Result<Response, OAuthError> {
     let record = service.grants.renew(&form.renewal_token).await?;
     Ok(no_store(json!({
@@ -184,7 +198,7 @@ struct TokenOnly {
 async fn revoke(
     State(service): State<TokenService>,
     audit_id: Option<Extension<AuditId>>,
-    Form(form): Form<TokenOnly>,
+    OAuthForm(form): OAuthForm<TokenOnly>,
 ) -> Result<Response, OAuthError> {
     service.grants.revoke_by_token(&form.token, audit_id.map(|Extension(id)| id)).await?;
     Ok(StatusCode::OK.into_response())
@@ -194,7 +208,7 @@ async fn revoke(
 async fn introspect(
     State(service): State<TokenService>,
     headers: HeaderMap,
-    Form(form): Form<TokenOnly>,
+    OAuthForm(form): OAuthForm<TokenOnly>,
 ) -> Result<Response, OAuthError> {
     let bearer = BearerToken::find(&headers).ok().flatten();
     let bearer = bearer.ok_or_else(|| OAuthError::unauthenticated("introspection needs a bearer token"))?;
@@ -203,11 +217,14 @@ async fn introspect(
         .authenticate(bearer.reveal())
         .await
         .map_err(|error| OAuthError::unauthenticated(error.public))?;
-    let Ok(active) = service.grants.verify(&form.token).await else {
-        return Ok(no_store(json!({ "active": false })));
+    let active = match service.grants.verify(&form.token).await {
+        Ok(active) => active,
+        // Nobody can tell: "not active" would be a lie that others may remember.
+        Err(GrantError::Unavailable(detail)) => return Err(OAuthError::unavailable(&detail)),
+        Err(_) => return Ok(no_store(json!({ "active": false }))),
     };
     let grant = &active.record.grant;
-    Ok(no_store(json!({
+    let mut answer = json!({
         "active": true,
         "token_type": "Bearer",
         "iss": service.grants.issuer(),
@@ -218,7 +235,12 @@ async fn introspect(
         "iat": grant.issued_at.as_second(),
         "exp": grant.expires_at.as_second(),
         "authorization_details": [{ "type": DETAILS_TYPE, "rules": grant.rules }],
-    })))
+    });
+    // RFC 8705 §3.2
+    if let Some(cnf) = active.record.certificate_sha256.as_deref().and_then(Confirmation::of) {
+        answer["cnf"] = json!(cnf);
+    }
+    Ok(no_store(answer))
 }
 
 async fn jwks(State(service): State<TokenService>) -> Json<Value> {
@@ -228,6 +250,20 @@ async fn jwks(State(service): State<TokenService>) -> Json<Value> {
 /// Answers that hold tokens are kept by nobody (RFC 6749 §5.1).
 fn no_store(body: impl Serialize) -> Response {
     ([(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+/// A form, or an answer in OAuth's words: a parameter that is missing, or there twice, is an invalid request (RFC 6749 §5.2).
+struct OAuthForm<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OAuthForm<T> {
+    type Rejection = OAuthError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, OAuthError> {
+        match Form::from_request(request, state).await {
+            Ok(Form(form)) => Ok(Self(form)),
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
 }
 
 /// An error as OAuth writes it (RFC 6749 §5.2).
@@ -255,6 +291,16 @@ impl OAuthError {
     }
 }
 
+impl From<FormRejection> for OAuthError {
+    fn from(rejection: FormRejection) -> Self {
+        let status = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self { status, ..Self::new("invalid_request", rejection.body_text()) }
+    }
+}
+
 impl From<AuthenticationError> for OAuthError {
     fn from(error: AuthenticationError) -> Self {
         match error.unavailable {
@@ -272,8 +318,12 @@ impl From<GrantError> for OAuthError {
         let description = error.to_string();
         match error {
             GrantError::NoProfile(_) => Self::new("unauthorized_client", description),
-            GrantError::TooWide(_) => Self::new("invalid_authorization_details", description),
-            GrantError::TooLong(_) => Self::new("invalid_request", description),
+            GrantError::TooWide(_) | GrantError::TooMuch(_) => {
+                Self::new("invalid_authorization_details", description)
+            }
+            GrantError::TooLong(_) | GrantError::TooMany(_) | GrantError::Disabled => {
+                Self::new("invalid_request", description)
+            }
             GrantError::NotActive => Self::new("invalid_grant", description),
             GrantError::Unavailable(detail) => Self::unavailable(&detail),
         }

@@ -1,7 +1,7 @@
 //! Where grants are kept: a trait, and one implementation in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -60,7 +60,7 @@ pub struct StoreError(pub String);
 
 /// Where grants are kept. Every method is atomic; dropping a future may leave it done or not done, never half done.
 pub trait GrantStore: Send + Sync + 'static {
-    /// Keeps a new grant.
+    /// Keeps a new grant. An id that is there already is an error: nobody brings an ended grant back by keeping it anew.
     fn insert(&self, record: GrantRecord) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// One grant, ended or not.
@@ -69,14 +69,44 @@ pub trait GrantStore: Send + Sync + 'static {
     /// All that are not revoked and expire after `now`, newest first. Some may have lost their heartbeat.
     fn open(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<GrantRecord>, StoreError>>;
 
+    /// How many of [`open`](Self::open) belong to the principal (issuer and subject).
+    fn count_open<'a>(
+        &'a self,
+        principal: &'a Identity,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<usize, StoreError>> {
+        Box::pin(async move {
+            let open = self.open(now).await?;
+            Ok(open.iter().filter(|record| record.identity.is_same_principal(principal)).count())
+        })
+    }
+
     /// The newest `limit` grants, ended or not, newest first.
     fn list(&self, limit: usize) -> BoxFuture<'_, Result<Vec<GrantRecord>, StoreError>>;
 
-    /// Moves the end of a lease, unless the grant was revoked. Says whether it did.
-    fn renew<'a>(&'a self, id: &'a str, until: Timestamp) -> BoxFuture<'a, Result<bool, StoreError>>;
+    /// Moves the end of a lease, if the grant is [active](GrantRecord::is_active) at `now`. Says whether it did.
+    fn renew<'a>(
+        &'a self,
+        id: &'a str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// Ends a grant, unless it was ended before. Says whether it did.
     fn revoke<'a>(&'a self, id: &'a str, how: Revocation) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Ends a grant if it has a lease, which is lost at `now`, unless it was ended before. Says whether it did. Of this and a
+    /// [`renew`](Self::renew) at the same moment, one wins.
+    fn end_lapsed<'a>(
+        &'a self,
+        id: &'a str,
+        now: Timestamp,
+        how: Revocation,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Forgets grants that expired before `before`, however they ended. Says how many. A grant's token is refused when it has
+    /// expired, whether anybody remembers it or not.
+    fn forget(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
 
 /// Grants in memory: for tests, and for embedders with one process and short tasks. A restart ends them all.
@@ -93,6 +123,22 @@ impl MemoryGrantStore {
         found.sort_by_key(|record| std::cmp::Reverse(record.grant.issued_at));
         found
     }
+
+    /// Changes one grant, if it is there and `which` holds. Says whether it did.
+    fn change(
+        &self,
+        id: &str,
+        which: impl FnOnce(&GrantRecord) -> bool,
+        change: impl FnOnce(&mut GrantRecord),
+    ) -> bool {
+        match self.records().get_mut(id) {
+            Some(record) if which(record) => {
+                change(record);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 fn now_ready<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, StoreError>> {
@@ -101,8 +147,16 @@ fn now_ready<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, StoreE
 
 impl GrantStore for MemoryGrantStore {
     fn insert(&self, record: GrantRecord) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.records().insert(record.grant.id.clone(), record);
-        now_ready(())
+        match self.records().entry(record.grant.id.clone()) {
+            Entry::Occupied(entry) => {
+                let taken = StoreError(format!("there is a grant {} already", entry.key()));
+                Box::pin(std::future::ready(Err(taken)))
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(record);
+                now_ready(())
+            }
+        }
     }
 
     fn get<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<GrantRecord>, StoreError>> {
@@ -119,27 +173,39 @@ impl GrantStore for MemoryGrantStore {
         now_ready(found)
     }
 
-    fn renew<'a>(&'a self, id: &'a str, until: Timestamp) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let mut records = self.records();
-        let renewed = match records.get_mut(id) {
-            Some(record) if record.revocation.is_none() => {
-                record.lease_until = Some(until);
-                true
-            }
-            _ => false,
-        };
-        now_ready(renewed)
+    fn renew<'a>(
+        &'a self,
+        id: &'a str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        now_ready(self.change(id, |record| record.is_active(now), |record| record.lease_until = Some(until)))
     }
 
     fn revoke<'a>(&'a self, id: &'a str, how: Revocation) -> BoxFuture<'a, Result<bool, StoreError>> {
-        let mut records = self.records();
-        let revoked = match records.get_mut(id) {
-            Some(record) if record.revocation.is_none() => {
-                record.revocation = Some(how);
-                true
-            }
-            _ => false,
+        now_ready(self.change(
+            id,
+            |record| record.revocation.is_none(),
+            |record| record.revocation = Some(how),
+        ))
+    }
+
+    fn end_lapsed<'a>(
+        &'a self,
+        id: &'a str,
+        now: Timestamp,
+        how: Revocation,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let is_lapsed = |record: &GrantRecord| {
+            record.revocation.is_none() && record.lease_until.is_some_and(|until| until <= now)
         };
-        now_ready(revoked)
+        now_ready(self.change(id, is_lapsed, |record| record.revocation = Some(how)))
+    }
+
+    fn forget(&self, before: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let mut records = self.records();
+        let all = records.len();
+        records.retain(|_, record| record.grant.expires_at >= before);
+        now_ready((all - records.len()) as u64)
     }
 }

@@ -50,8 +50,10 @@ fn ids(records: Vec<GrantRecord>) -> Vec<String> {
 /// What every store must do, tried on an empty one.
 async fn conforms(store: &dyn GrantStore) {
     assert_eq!(store.get("a").await.unwrap(), None);
-    assert!(!store.renew("a", at(1)).await.unwrap());
+    assert!(!store.renew("a", at(0), at(1)).await.unwrap());
     assert!(!store.revoke("a", revocation("ann")).await.unwrap());
+    assert!(!store.end_lapsed("a", at(1), revocation("ann")).await.unwrap());
+    assert_eq!(store.forget(Timestamp::MAX).await.unwrap(), 0);
     assert!(store.list(10).await.unwrap().is_empty());
 
     let (a, b, c) = (record("a", 1, 100), record("b", 3, 200), record("c", 2, 300));
@@ -71,14 +73,16 @@ async fn conforms(store: &dyn GrantStore) {
     assert!(store.open(Timestamp::MAX).await.unwrap().is_empty());
 
     let until = at(77).checked_add(Duration::from_nanos(123_456_789)).unwrap();
-    assert!(store.renew("b", until).await.unwrap());
+    assert!(store.renew("b", at(12), until).await.unwrap());
     assert_eq!(store.get("b").await.unwrap().unwrap().lease_until, Some(until));
-    assert!(store.renew("b", Timestamp::MAX).await.unwrap());
+    assert!(store.renew("b", at(77), Timestamp::MAX).await.unwrap());
     assert_eq!(store.get("b").await.unwrap().unwrap().lease_until, Some(Timestamp::MAX));
+    assert!(!store.renew("b", at(200), at(300)).await.unwrap(), "what has expired is not renewed");
 
     assert!(store.revoke("b", revocation("ann")).await.unwrap());
     assert!(!store.revoke("b", revocation("bob")).await.unwrap(), "only the first ends it");
-    assert!(!store.renew("b", at(500)).await.unwrap(), "what has ended is not renewed");
+    assert!(!store.renew("b", at(60), at(500)).await.unwrap(), "what has ended is not renewed");
+    assert!(!store.end_lapsed("b", Timestamp::MAX, revocation("bob")).await.unwrap());
     let ended = GrantRecord { revocation: Some(revocation("ann")), lease_until: Some(Timestamp::MAX), ..b };
     assert_eq!(store.get("b").await.unwrap(), Some(ended));
     assert_eq!(ids(store.open(at(0)).await.unwrap()), ["c", "a"]);
@@ -91,6 +95,94 @@ async fn conforms(store: &dyn GrantStore) {
     assert_eq!(store.get("d").await.unwrap(), Some(bare));
     assert_eq!(store.get("e").await.unwrap(), Some(born_dead));
     assert_eq!(ids(store.open(at(0)).await.unwrap()), ["d", "c", "a"]);
+}
+
+/// A lease is good until the very moment it ends, and lost from then on.
+async fn leases_are_compared_exactly(store: &dyn GrantStore) {
+    let half = at(20).checked_add(Duration::from_millis(500)).unwrap();
+    // Each grant's lease ends at second 20, or half a second later.
+    for (id, until) in [("whole", at(20)), ("half", half)] {
+        store.insert(GrantRecord { lease_until: Some(until), ..record(id, 1, 100) }).await.unwrap();
+        let just_before = until.checked_sub(Duration::from_nanos(1)).unwrap();
+        assert!(!store.end_lapsed(id, just_before, revocation("gateway")).await.unwrap());
+        assert!(!store.renew(id, until, at(90)).await.unwrap(), "what is lost is not found again");
+        assert!(store.renew(id, just_before, until).await.unwrap());
+        assert!(store.end_lapsed(id, until, revocation("gateway")).await.unwrap());
+        assert!(!store.end_lapsed(id, until, revocation("again")).await.unwrap());
+        let kept = store.get(id).await.unwrap().unwrap();
+        assert_eq!((kept.revocation, kept.lease_until), (Some(revocation("gateway")), Some(until)));
+    }
+    // Renewed after somebody saw it lost, by a clock that runs ahead.
+    store.insert(record("seen", 1, 100)).await.unwrap();
+    assert!(store.renew("seen", at(10), at(40)).await.unwrap());
+    assert!(!store.end_lapsed("seen", at(12), revocation("gateway")).await.unwrap());
+    // What has no lease does not lose it.
+    let bare = GrantRecord { heartbeat: None, lease_until: None, ..record("bare", 1, 100) };
+    store.insert(bare).await.unwrap();
+    assert!(!store.end_lapsed("bare", Timestamp::MAX, revocation("gateway")).await.unwrap());
+}
+
+/// Open grants are counted by issuer and subject, and forgotten when they have expired.
+async fn counts_and_forgets(store: &dyn GrantStore) {
+    let of = |id: &str, issuer: &str, subject: &str, expires_at: i64| {
+        let mut record = record(id, 1, expires_at);
+        record.identity = Identity { issuer: issuer.into(), subject: subject.into(), ..record.identity };
+        record
+    };
+    let odd = "o'brien \u{0} \"ünïcode\" %";
+    for (id, issuer, subject, expires_at) in [
+        ("1", "count", odd, 100),
+        ("2", "count", odd, 200),
+        ("3", "count", odd, 300),
+        ("4", "other", odd, 300),
+        ("5", "count", "o'brien", 300),
+    ] {
+        store.insert(of(id, issuer, subject, expires_at)).await.unwrap();
+    }
+    let principal = of("", "count", odd, 0).identity;
+    let check = async |now: i64, expected: usize| {
+        let principal = Identity { user: "whatever".into(), ..principal.clone() };
+        assert_eq!(store.count_open(&principal, at(now)).await.unwrap(), expected, "at {now}");
+    };
+    check(99, 3).await;
+    check(100, 2).await;
+    store.revoke("3", revocation("ann")).await.unwrap();
+    check(100, 1).await;
+    check(200, 0).await;
+
+    store.insert(of("2", "count", odd, 900)).await.unwrap_err();
+    assert_eq!(store.forget(at(100)).await.unwrap(), 0);
+    assert_eq!(store.forget(at(201)).await.unwrap(), 2);
+    assert_eq!(store.get("1").await.unwrap(), None);
+    assert!(store.get("3").await.unwrap().unwrap().revocation.is_some(), "it might have been good still");
+    store.insert(of("2", "count", odd, 300)).await.unwrap();
+    assert_eq!(store.forget(at(301)).await.unwrap(), 4);
+}
+
+/// Heartbeats and the end of a lease, at once: the grant is renewed or ended, never both.
+async fn one_of_renewal_and_end_wins(stores: &[Arc<dyn GrantStore>]) {
+    for round in 0..32 {
+        let id = format!("lease {round}");
+        let lease = GrantRecord { lease_until: Some(at(20)), ..record(&id, 1, 100) };
+        stores[0].insert(lease).await.unwrap();
+        // The one who ends it is a little ahead.
+        let just_before = at(20).checked_sub(Duration::from_nanos(1)).unwrap();
+        let (renewer, ender) = (stores[0].clone(), stores[stores.len() - 1].clone());
+        let (renewed, ended) = tokio::join!(
+            tokio::spawn({
+                let id = id.clone();
+                async move { renewer.renew(&id, just_before, at(50)).await.unwrap() }
+            }),
+            tokio::spawn({
+                let id = id.clone();
+                async move { ender.end_lapsed(&id, at(20), revocation("gateway")).await.unwrap() }
+            }),
+        );
+        let (renewed, ended) = (renewed.unwrap(), ended.unwrap());
+        assert!(renewed != ended, "renewed: {renewed}, ended: {ended}");
+        let kept = stores[0].get(&id).await.unwrap().unwrap();
+        assert_eq!(kept.revocation.is_some(), ended);
+    }
 }
 
 /// Many end the same grant at once, through any of `stores`.
@@ -119,7 +211,11 @@ async fn all_conform_and_one_rival_wins() {
     ];
     for store in stores {
         conforms(&*store).await;
-        one_wins(&[store]).await;
+        leases_are_compared_exactly(&*store).await;
+        store.forget(Timestamp::MAX).await.unwrap();
+        counts_and_forgets(&*store).await;
+        one_wins(std::slice::from_ref(&store)).await;
+        one_of_renewal_and_end_wins(&[store]).await;
     }
 }
 
@@ -128,6 +224,7 @@ async fn one_rival_wins_among_processes() {
     let (_directory, path) = scratch();
     let stores: Vec<Arc<dyn GrantStore>> = vec![Arc::new(open(&path).await), Arc::new(open(&path).await)];
     one_wins(&stores).await;
+    one_of_renewal_and_end_wins(&stores).await;
 }
 
 #[tokio::test]
@@ -138,7 +235,7 @@ async fn what_was_done_is_done_after_a_restart() {
         let store = open(&path).await;
         store.insert(record(&kept, 1, 100)).await.unwrap();
         store.insert(record(&ended, 2, 100)).await.unwrap();
-        store.renew(&kept, at(42)).await.unwrap();
+        assert!(store.renew(&kept, at(5), at(42)).await.unwrap());
         store.revoke(&ended, revocation("ann")).await.unwrap();
         match is_closed {
             true => store.close().await,
@@ -152,23 +249,14 @@ async fn what_was_done_is_done_after_a_restart() {
 
 #[tokio::test]
 async fn nobody_revives_a_grant_by_keeping_it_anew() {
-    let store = SqliteStore::in_memory().await.unwrap();
-    store.insert(record("a", 1, 100)).await.unwrap();
-    store.revoke("a", revocation("ann")).await.unwrap();
-    store.insert(record("a", 1, 100)).await.unwrap_err();
-    assert!(store.get("a").await.unwrap().unwrap().revocation.is_some());
-}
-
-#[tokio::test]
-async fn only_what_has_expired_is_forgotten() {
-    let store = SqliteStore::in_memory().await.unwrap();
-    for record in [record("old", 1, 100), record("revoked", 2, 200), record("good", 3, 200)] {
-        store.insert(record).await.unwrap();
+    let stores: [Arc<dyn GrantStore>; 2] =
+        [Arc::new(MemoryGrantStore::default()), Arc::new(SqliteStore::in_memory().await.unwrap())];
+    for store in stores {
+        store.insert(record("a", 1, 100)).await.unwrap();
+        store.revoke("a", revocation("ann")).await.unwrap();
+        store.insert(record("a", 1, 100)).await.unwrap_err();
+        assert!(store.get("a").await.unwrap().unwrap().revocation.is_some());
     }
-    store.revoke("revoked", revocation("ann")).await.unwrap();
-    assert_eq!(store.forget_grants(at(100)).await.unwrap(), 0);
-    assert_eq!(store.forget_grants(at(150)).await.unwrap(), 1);
-    assert_eq!(ids(store.list(10).await.unwrap()), ["good", "revoked"]);
 }
 
 #[tokio::test]

@@ -16,12 +16,20 @@ use axum::{
 use http_body_util::BodyExt;
 use portcullis_core::{
     Authenticated, AuthenticationError, Authenticator, Body, BoxFuture, Ended, Event, EventKind, EventSink,
-    Grant, Identity, Liveness, MemorySink, Receipt, RecordError, Refusal, RequestInfo, Timestamp,
+    Grant, Identity, Liveness, MemorySink, Receipt, RecordError, Refusal, RequestInfo, SharedClock,
+    Timestamp,
 };
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
+use self::flaky::FlakyStore;
 use crate::*;
+
+mod failures;
+mod flaky;
+mod limits;
+mod oauth;
+mod owners;
 
 /// The wall clock follows tokio's, which tests pause.
 fn clock() -> impl Fn() -> Timestamp {
@@ -59,40 +67,61 @@ impl Authenticator for ByName {
 
 struct World {
     grants: Grants,
+    store: Arc<FlakyStore>,
     events: Arc<MemorySink>,
     oauth: Router,
+    clock: SharedClock,
     reached: Arc<AtomicUsize>,
 }
 
 impl World {
     fn new() -> Self {
-        let events = Arc::new(MemorySink::default());
-        Self::with_sink(events.clone(), events)
+        Self::with(|grants| grants)
     }
 
-    fn with_sink(events: Arc<MemorySink>, sink: Arc<dyn EventSink>) -> Self {
-        let profile = json!({
-            "name": "deploy", "forWhom": { "groups": ["ci"] }, "defaultTtl": "15m", "maxTtl": "1h", "heartbeat": "30s",
-            "rules": [{ "verbs": ["get", "watch"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["shop"] }],
-        });
-        let grants = Grants::new(
+    fn with(options: impl FnOnce(GrantsBuilder) -> GrantsBuilder) -> Self {
+        let events = Arc::new(MemorySink::default());
+        Self::with_sink(events.clone(), events, options)
+    }
+
+    fn with_sink(
+        events: Arc<MemorySink>,
+        sink: Arc<dyn EventSink>,
+        options: impl FnOnce(GrantsBuilder) -> GrantsBuilder,
+    ) -> Self {
+        let pods = |namespace| json!({ "verbs": ["get", "watch"], "apiGroups": [""], "resources": ["pods"], "namespaces": [namespace] });
+        let profiles = json!([
+            { "name": "deploy", "forWhom": { "groups": ["ci"] }, "defaultTtl": "15m", "maxTtl": "1h",
+              "heartbeat": "30s", "rules": [pods("shop")] },
+            { "name": "plain", "forWhom": { "groups": ["ci"] }, "maxTtl": "24h", "rules": [pods("shop")] },
+            { "name": "bound", "forWhom": { "groups": ["ci"] }, "bindCertificate": true, "rules": [pods("shop")] },
+        ]);
+        let store = Arc::new(FlakyStore::default());
+        let clock: SharedClock = Arc::new(clock());
+        let grants = Grants::builder(
             "https://gw/portcullis/oauth",
             SigningKey::ephemeral().unwrap(),
-            vec![serde_json::from_value(profile).unwrap()],
-            Arc::new(MemoryGrantStore::default()),
+            serde_json::from_value(profiles).unwrap(),
+            store.clone(),
             sink,
-            Arc::new(clock()),
+            clock.clone(),
         );
+        let grants = options(grants).build();
         let oauth = token_service(grants.clone(), Arc::new(ByName));
-        Self { grants, events, oauth, reached: Arc::default() }
+        Self { grants, store, events, oauth, clock, reached: Arc::default() }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     async fn form(&self, path: &str, fields: &[(&str, &str)]) -> (StatusCode, Value) {
         let pairs: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let request = Request::post(path)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(axum::body::Body::from(pairs.join("&")))
-            .unwrap();
+        let request = Request::post(path).header("content-type", "application/x-www-form-urlencoded");
+        self.send(request.body(pairs.join("&").into()).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<axum::body::Body>) -> (StatusCode, Value) {
         let response = self.oauth.clone().oneshot(request).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -264,22 +293,6 @@ async fn other_peoples_tokens_pass_untouched() {
     world.check("an.oidc.token", "delete", "bank", (200, None, 1)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn introspection_is_for_people_with_a_token_of_their_own() {
-    let world = World::new();
-    let (_, issued) = world.exchange("ci", &[]).await;
-    assert_eq!(world.form("/introspect", &[("token", "x")]).await.0, StatusCode::UNAUTHORIZED);
-    let request = Request::post("/introspect")
-        .header("content-type", "application/x-www-form-urlencoded")
-        .header(AUTHORIZATION, "Bearer dana")
-        .body(axum::body::Body::from(format!("token={}", text(&issued, "access_token"))))
-        .unwrap();
-    let response = world.oauth.clone().oneshot(request).await.unwrap();
-    let body: Value =
-        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
-    assert_eq!((body["active"].as_bool(), text(&body, "username")), (Some(true), "ci"));
-}
-
 /// A log that is full.
 struct Full;
 
@@ -291,7 +304,7 @@ impl EventSink for Full {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_recorded_is_not_granted() {
-    let world = World::with_sink(Arc::default(), Arc::new(Full));
+    let world = World::with_sink(Arc::default(), Arc::new(Full), |grants| grants);
     let (status, answer) = world.exchange("ci", &[]).await;
     assert_eq!(
         (status, text(&answer, "error")),
@@ -299,4 +312,50 @@ async fn what_cannot_be_recorded_is_not_granted() {
     );
     assert!(!answer.to_string().contains("space"));
     assert_eq!(world.grants.list(10).await.unwrap(), []);
+}
+
+/// What a grant for pods lets pass of a plain service, whose requests nobody classified.
+async fn check_plain(layer: impl FnOnce(JitLayer) -> JitLayer, path: &str, expected: (u16, usize)) {
+    let world = World::new();
+    let (_, issued) = world.exchange("ci", &[]).await;
+    let reached = world.reached.clone();
+    let inner = service_fn(move |_: Request<Body>| {
+        reached.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Infallible>(Response::new(Body::from("ok"))) }
+    });
+    let service = ServiceBuilder::new().layer(layer(JitLayer::new(world.grants.clone()))).service(inner);
+    let bearer = format!("Bearer {}", text(&issued, "access_token"));
+    let request = Request::get(path).header(AUTHORIZATION, bearer).body(Body::empty()).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+    let reached = world.reached.load(Ordering::SeqCst);
+    assert_eq!((response.status().as_u16(), reached), expected, "{path}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_allowed_beyond_the_grant_unless_the_layer_is_told() {
+    for path in ["/api/orders", "/api", "/apis/x", "/version", "/healthz", "/openapi/v3"] {
+        check_plain(|layer| layer, path, (403, 0)).await;
+        check_plain(|layer| layer.always_allow(|info| info.path == "/other"), path, (403, 0)).await;
+    }
+    check_plain(|layer| layer.always_allow(kubernetes_discovery), "/api", (200, 1)).await;
+    check_plain(|layer| layer.always_allow(kubernetes_discovery), "/api/v1/secrets", (403, 0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_service_can_stand_behind_the_layer() {
+    use http_body_util::Full;
+
+    let world = World::new();
+    // Other bodies than ours, and an error that is one.
+    let inner = service_fn(|request: Request<Body>| async move {
+        match request.uri().path() {
+            "/broken" => Err(std::io::Error::other("broken")),
+            _ => Ok(Response::new(Full::from("ok"))),
+        }
+    });
+    let service = ServiceBuilder::new().layer(JitLayer::new(world.grants.clone())).service(inner);
+    let request = |path: &str| Request::get(path).body(Full::from("x")).unwrap();
+    assert_eq!(service.clone().oneshot(request("/broken")).await.unwrap_err().to_string(), "broken");
+    let answer = service.oneshot(request("/")).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
 }
