@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::{Router, routing::get};
-use portcullis_core::{Body, MemorySink, SystemClock};
+use portcullis_core::{MemorySink, SystemClock};
 use portcullis_examples::{InsecureNames, serve};
 use portcullis_jit::{Grants, JitLayer, MemoryGrantStore, SigningKey, token_service};
 use portcullis_oidc::OidcLayer;
@@ -32,8 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layers = ServiceBuilder::new()
         .layer(JitLayer::new(grants.clone()))
         // Whoever brings no grant must be known otherwise; whoever has one is.
-        .layer(OidcLayer::new(Arc::new(InsecureNames)))
-        .map_response(|response: axum::response::Response| response.map(Body::new));
+        .layer(OidcLayer::new(Arc::new(InsecureNames)));
     let app = Router::new()
         .route("/reports/{id}", get(|| async { "a report\n" }))
         .route("/orders/{id}", get(|| async { "an order\n" }))
