@@ -109,14 +109,21 @@ impl Gateway {
         );
         let key = SigningKey::open(&state.key("grants.pem")).map_err(|e| StartError::new("grants", e))?;
         let digest_salt = Sha256::digest(format!("portcullis/tickets/{}", key.id())).to_vec();
-        let grants = Grants::new(
+        let (disabled, watched) = (authenticator.disabled().clone(), authenticator.disabled().clone());
+        let grants = Grants::builder(
             format!("{url}{OWN_PREFIX}"),
             key,
             config.grants.profiles.clone(),
             Arc::new(store.clone()),
             events.clone(),
             clock.clone(),
-        );
+        )
+        // Off-boarding ends what an identity's tasks hold, too.
+        .disabled(
+            move |who| disabled.is_disabled(&who.issuer, &who.subject),
+            move |who| watched.liveness(&who.issuer, &who.subject),
+        )
+        .build();
         let policy = Policy::compile(config.policy.clone()).map_err(|e| StartError::new("policy", e))?;
         let streams = TaskTracker::new();
         let upstreams = upstreams(&config.clusters, &clock, &streams).await?;

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use portcullis_audit::{Audit, AuditLayer, CommitLayer};
 use portcullis_core::{Authenticator, Body, BoxFuture, Reason, Redactor, Refusal, refuse};
 use portcullis_hold::{HoldLayer, Tickets};
-use portcullis_jit::{Grants, JitLayer};
+use portcullis_jit::{Grants, JitLayer, kubernetes_discovery};
 use portcullis_kube::{GatewayCalls, KubeClassifier, UpstreamSet};
 use portcullis_mask::{MaskLayer, Rules, WriteGuardLayer};
 use portcullis_oidc::OidcLayer;
@@ -94,7 +94,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
     let identified: Stack = BoxCloneSyncService::new(
         ServiceBuilder::new()
             // Before OIDC, which believes whom JIT has believed.
-            .layer(JitLayer::new(parts.grants))
+            .layer(JitLayer::new(parts.grants).always_allow(kubernetes_discovery))
             .layer(OidcLayer::new(parts.authenticator))
             // As soon as it is known who asks.
             .layer(IdentityLimitLayer::new(

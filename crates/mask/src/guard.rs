@@ -10,11 +10,17 @@ use http::{
 };
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use portcullis_core::{Body, BoxError, BufferedBody, Reason, Refusal, RequestInfo, refuse};
+use portcullis_core::{
+    Body, BoxError, BufferedBody, Identity, Reason, Refusal, RequestInfo, Verdict, refuse,
+};
+use serde_json::Value;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Rules, seek::seek};
+use crate::{
+    Rules, Scope,
+    seek::{essence, seek},
+};
 
 /// Refuses writes that carry a mask token, before anybody is asked: 422 `mask/would-store-mask`.
 ///
@@ -25,18 +31,19 @@ use crate::{Rules, seek::seek};
 /// | status | code | why |
 /// |---|---|---|
 /// | 422 | `mask/would-store-mask` | the body holds a mask token: plain, in base64, in a string that holds JSON |
+/// | 422 | `mask/would-reveal` | a JSON Patch copies, moves or tests what may be masked: it would show, or confirm, the value |
 /// | 415 | `mask/encoded-write` | the body is compressed |
 /// | 413 | `mask/too-large` | the body is longer than the limit |
 /// | 400 | `mask/unreadable-write` | the body broke off |
 #[derive(Clone, Debug)]
 pub struct WriteGuardLayer {
-    limit: usize,
+    rules: Rules,
 }
 
 impl WriteGuardLayer {
     /// Guards what these rules mask.
     pub fn new(rules: &Rules) -> Self {
-        Self { limit: rules.limits().write_bytes }
+        Self { rules: rules.clone() }
     }
 }
 
@@ -44,7 +51,7 @@ impl<S> Layer<S> for WriteGuardLayer {
     type Service = WriteGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WriteGuardService { inner, limit: self.limit }
+        WriteGuardService { inner, rules: self.rules.clone() }
     }
 }
 
@@ -52,7 +59,7 @@ impl<S> Layer<S> for WriteGuardLayer {
 #[derive(Clone, Debug)]
 pub struct WriteGuardService<S> {
     inner: S,
-    limit: usize,
+    rules: Rules,
 }
 
 /// The future of a [`WriteGuardService`]. Dropping it drops the inner call.
@@ -78,10 +85,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let limit = self.limit;
+        let rules = self.rules.clone();
         let request = request.map(Body::new);
         Box::pin(async move {
-            match examine(request, limit).await {
+            match examine(request, &rules).await {
                 Ok(request) => Ok(inner.call(request).await?.map(Body::new)),
                 Err(response) => Ok(*response),
             }
@@ -90,7 +97,7 @@ where
 }
 
 /// The request as it may go on, or the answer that it may not.
-async fn examine(request: Request<Body>, limit: usize) -> Result<Request<Body>, Box<Response<Body>>> {
+async fn examine(request: Request<Body>, rules: &Rules) -> Result<Request<Body>, Box<Response<Body>>> {
     let info = RequestInfo::of(&request);
     let read = request.extensions().get::<BufferedBody>().map(|body| body.0.clone());
     if !info.is_mutating() || (read.is_none() && (info.is_connect() || request.body().is_end_stream())) {
@@ -106,7 +113,7 @@ async fn examine(request: Request<Body>, limit: usize) -> Result<Request<Body>, 
         .advice("send it without Content-Encoding")),
         false => match read {
             Some(read) => Ok((read, body)),
-            None => buffer(body, limit).await.map(|read| {
+            None => buffer(body, rules.limits().write_bytes).await.map(|read| {
                 parts.extensions.insert(BufferedBody(read.clone()));
                 (read.clone(), Body::from(read))
             }),
@@ -114,15 +121,85 @@ async fn examine(request: Request<Body>, limit: usize) -> Result<Request<Body>, 
     };
     let judged = judged.and_then(|(read, body)| {
         let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let extensions = &parts.extensions;
+        let scope = || rules.scope(&info, extensions.get::<Identity>(), extensions.get::<Verdict>());
         match seek(content_type, &read) {
-            None => Ok(body),
             Some(found) => Err(would_store_mask(found.field)),
+            None => match content_type.map(essence).as_deref() {
+                Some("application/json-patch+json") => reveals(&read, &scope()).map(|()| body),
+                _ => Ok(body),
+            },
         }
     });
     match judged {
         Ok(body) => Ok(Request::from_parts(parts, body)),
         Err(refusal) => Err(Box::new(refuse(&parts.extensions, refusal))),
     }
+}
+
+/// Refuses a JSON Patch (RFC 6902) that reads what may be masked: `copy` and `move` put a value where no rule masks it,
+/// `test` confirms a guess of it. Which values are masked may depend on the object, which is not here; so of resources that
+/// rules name, only what is never masked may be read.
+fn reveals(patch: &Bytes, scope: &Scope) -> Result<(), Refusal> {
+    if !scope.is_structural() {
+        return Ok(());
+    }
+    let operations: Vec<Value> = serde_json::from_slice(patch).unwrap_or_default();
+    for (index, operation) in operations.iter().enumerate() {
+        let read = match operation["op"].as_str() {
+            Some("copy" | "move") => "from",
+            Some("test") => "path",
+            _ => continue,
+        };
+        let pointer = operation[read].as_str().unwrap_or_default();
+        let harmless = match scope.masks_resource() {
+            true => is_never_masked(pointer),
+            false => !is_masked_anywhere(pointer) && !holds_what_is_masked_anywhere(&operation["value"]),
+        };
+        if !harmless {
+            return Err(would_reveal(format!("[{index}].{read}"), pointer));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pointer leads to what is masked in objects of every kind, or so near above it that a copy could hold it.
+fn is_masked_anywhere(pointer: &str) -> bool {
+    ["", "/metadata", "/metadata/annotations"].contains(&pointer)
+        || pointer
+            .split('/')
+            .any(|segment| segment == "env" || segment.contains("last-applied-configuration"))
+}
+
+/// Whether a value that is tested for could confirm what is masked in objects of every kind.
+fn holds_what_is_masked_anywhere(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(holds_what_is_masked_anywhere),
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            name == "env"
+                || name.contains("last-applied-configuration")
+                || holds_what_is_masked_anywhere(value)
+        }),
+        _ => false,
+    }
+}
+
+/// Whether a JSON Pointer (RFC 6901) leads to what no rule ever masks, and to nothing above it.
+fn is_never_masked(pointer: &str) -> bool {
+    let scalars =
+        ["/apiVersion", "/kind", "/type", "/immutable", "/spec/replicas", "/spec/paused", "/spec/suspend"];
+    let metadata = pointer.strip_prefix("/metadata/").is_some_and(|rest| {
+        let first = rest.split('/').next().unwrap_or_default();
+        !first.is_empty() && first != "annotations" && !first.contains('~')
+    });
+    metadata || scalars.contains(&pointer)
+}
+
+fn would_reveal(field: String, pointer: &str) -> Refusal {
+    let message = format!("a patch may not copy, move or test {pointer:?}, which may be masked");
+    Refusal::new(Reason::Invalid, "mask/would-reveal", message.clone())
+        .advice("write the value itself with `add` or `replace`, or use a merge patch")
+        .cause("FieldValueForbidden", message, Some(field))
 }
 
 fn is_compressed(headers: &http::HeaderMap) -> bool {
@@ -257,5 +334,38 @@ mod tests {
             ..RequestInfo::default()
         });
         check(exec, Ok(token)).await;
+    }
+
+    #[test]
+    fn a_patch_shows_and_confirms_nothing() {
+        let rules = Rules::new(&crate::MaskConfig::default(), crate::MaskKey::generate().unwrap()).unwrap();
+        let check = |resource: &str, op: &str, pointer: &str, passes: bool| {
+            let info = RequestInfo {
+                is_resource_request: true,
+                verb: "patch".into(),
+                api_version: "v1".into(),
+                resource: resource.into(),
+                ..RequestInfo::default()
+            };
+            let key = if op == "test" { "path" } else { "from" };
+            let patch = serde_json::json!([{ "op": op, key: pointer, "value": "guess" }]).to_string();
+            let judged = reveals(&Bytes::from(patch), &rules.scope(&info, None, None));
+            assert_eq!(judged.is_ok(), passes, "{op} {pointer} of {resource}");
+        };
+        for op in ["copy", "move", "test"] {
+            for pointer in
+                ["/data/password", "/data", "", "/metadata/annotations/x", "/metadata", "/stringData/a"]
+            {
+                check("secrets", op, pointer, false);
+            }
+            check("secrets", op, "/metadata/resourceVersion", true);
+            check("pods", op, "/spec/containers/0/env/0/value", false);
+            check("pods", op, "/spec/containers/0/image", true);
+            check("configmaps", op, "/data/colour", true);
+            check("configmaps", op, "/metadata/annotations", false);
+        }
+        for op in ["add", "replace", "remove"] {
+            check("secrets", op, "/data/password", true);
+        }
     }
 }

@@ -16,13 +16,14 @@ use crate::{
     MaskError, Masker, Rules, Scope,
     negotiate::{is_json, is_yaml},
     piece::join,
-    seek::{documents, essence},
+    seek::{PROTOBUF, documents, essence},
     text::TextScan,
 };
 
 /// The [`Redactor`] that goes by [`Rules`].
 ///
-/// Readable are JSON, YAML (kept as JSON, which YAML reads), JSON patches, merge patches, and plain text; of all other bodies
+/// Readable are JSON, YAML (kept as JSON, which YAML reads), JSON patches, merge patches, protobuf of built-in kinds (kept as
+/// JSON) and plain text; of all other bodies
 /// a keyed digest is kept. Rules with exceptions for users apply to copies all the same: others will read them.
 #[derive(Clone, Debug)]
 pub struct RequestRedactor {
@@ -40,6 +41,8 @@ impl RequestRedactor {
         let essence = content_type.map(essence);
         let masked = match essence.as_deref() {
             Some("application/json-patch+json") => patch(&scope, body)?,
+            // The copy is JSON; what is not known of an object is not copied.
+            Some(PROTOBUF) => self.documents(&scope, content_type, body)?,
             Some(yaml) if is_yaml(yaml) => self.documents(&scope, content_type, body)?,
             Some(json) if is_json(json) => {
                 document(&scope, body.clone()).map_err(|error| error.to_string())?
@@ -53,7 +56,7 @@ impl RequestRedactor {
 
     /// YAML, written as JSON, document by document.
     fn documents(&self, scope: &Scope, content_type: Option<&str>, body: &Bytes) -> Result<Vec<u8>, String> {
-        let documents = documents(content_type, body).ok_or("it is not valid YAML")?;
+        let documents = documents(content_type, body).ok_or("it cannot be read")?;
         let mut copy = Vec::new();
         for value in &documents {
             if !copy.is_empty() {
@@ -327,17 +330,42 @@ mod tests {
     }
 
     #[test]
+    fn protobuf_is_read_and_kept_as_json() {
+        let envelope = portcullis_wire::ProtobufEnvelope {
+            api_version: "v1".into(),
+            kind: "Secret".into(),
+            // metadata { name: "db" }, data { "password": CANARY }
+            raw: [
+                &b"\x0a\x04\x0a\x02db\x12"[..],
+                &[12 + CANARY.len() as u8],
+                b"\x0a\x08password\x12",
+                &[CANARY.len() as u8],
+                CANARY.as_bytes(),
+            ]
+            .concat()
+            .into(),
+            ..portcullis_wire::ProtobufEnvelope::default()
+        };
+        let secrets = resource("", "secrets");
+        let copy = redactor().body(&secrets, Some("application/vnd.kubernetes.protobuf"), &envelope.encode());
+        let RedactedCopy::Redacted(copy) = copy else { panic!("{copy:?}") };
+        let copy = String::from_utf8(copy.to_vec()).unwrap();
+        assert!(copy.contains(r#""name":"db""#) && copy.contains("password"), "{copy}");
+        assert!(!copy.contains(CANARY), "{copy}");
+    }
+
+    #[test]
     fn what_cannot_be_read_is_withheld() {
         let secrets = resource("", "secrets");
         let protobuf = "application/vnd.kubernetes.protobuf";
-        check(&secrets, protobuf, CANARY, "application/vnd.kubernetes.protobuf is not read");
+        check(&secrets, protobuf, CANARY, "it cannot be read");
         check(
             &secrets,
             "application/json",
             &format!("{{\"{CANARY}"),
             "the stream ended inside a value at byte 13",
         );
-        check(&secrets, "application/yaml", &format!("[{CANARY}"), "it is not valid YAML");
+        check(&secrets, "application/yaml", &format!("[{CANARY}"), "it cannot be read");
         check(
             &secrets,
             "application/x-www-form-urlencoded",

@@ -8,9 +8,13 @@ use base64::{
 };
 use bytes::Bytes;
 use memchr::memmem;
+use portcullis_wire::ProtobufObject;
 use serde_json::Value;
 
 use crate::{negotiate::is_yaml, token::find_token};
+
+/// The media type of Kubernetes' protobuf.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// How often what was decoded is decoded again: a Secret's value may be base64 of JSON that holds base64.
 const DEEPEST: u8 = 4;
@@ -36,9 +40,12 @@ pub(crate) fn seek(content_type: Option<&str>, body: &Bytes) -> Option<Found> {
     }
 }
 
-/// The body as JSON values, if it is JSON or YAML. A content type that is missing or odd is no excuse not to look.
-pub(crate) fn documents(content_type: Option<&str>, body: &[u8]) -> Option<Vec<Value>> {
+/// The body as JSON values, if it is JSON, YAML, or protobuf of a known kind. A content type that is missing or odd is no excuse not to look.
+pub(crate) fn documents(content_type: Option<&str>, body: &Bytes) -> Option<Vec<Value>> {
     // JSON is what clients send as YAML, too.
+    if content_type.is_some_and(|content_type| essence(content_type) == PROTOBUF) {
+        return ProtobufObject::read(body).ok().map(|object| vec![object.value]);
+    }
     let documents = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
     if let Ok(read) = documents.collect::<Result<Vec<_>, _>>() {
         return Some(read);

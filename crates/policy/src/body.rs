@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+use portcullis_wire::ProtobufObject;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -20,7 +22,7 @@ pub(crate) enum Parsed {
         /// Whether it is a JSON Patch (RFC 6902): a list of operations, not an object.
         is_json_patch: bool,
     },
-    /// In a format that rules cannot read; holds its media type.
+    /// In a format that rules cannot read, or cannot read whole; holds its media type.
     Opaque(String),
     /// In a format that rules can read, but wrong; says how, with nothing of its content.
     Malformed(String),
@@ -28,7 +30,7 @@ pub(crate) enum Parsed {
 
 impl Parsed {
     /// Reads `bytes`. Without a content type they are JSON, as the API server has it.
-    pub(crate) fn read(content_type: Option<&str>, bytes: &[u8]) -> Self {
+    pub(crate) fn read(content_type: Option<&str>, bytes: &Bytes) -> Self {
         let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
         let media_type = media_type.trim().to_ascii_lowercase();
         let read: Result<Unambiguous, String> = match media_type.as_str() {
@@ -37,6 +39,11 @@ impl Parsed {
             // Server-side apply says YAML, and sends JSON just as well, of which YAML is a superset.
             "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes),
             media_type if media_type.ends_with("+yaml") => yaml(bytes),
+            "application/vnd.kubernetes.protobuf" => match ProtobufObject::read(bytes) {
+                Ok(object) if object.is_whole => Ok(Unambiguous(object.value)),
+                // Not known, not whole, or broken: a rule that asks whether something is *not* there cannot be answered.
+                Ok(_) | Err(_) => return Self::Opaque(media_type),
+            },
             _ => return Self::Opaque(media_type),
         };
         match read {
@@ -185,7 +192,10 @@ mod tests {
     use super::*;
 
     fn check(content_type: &str, body: &str, expected: &str) {
-        let parsed = Parsed::read(Some(content_type).filter(|text| !text.is_empty()), body.as_bytes());
+        let parsed = Parsed::read(
+            Some(content_type).filter(|text| !text.is_empty()),
+            &Bytes::copy_from_slice(body.as_bytes()),
+        );
         let found = match parsed {
             Parsed::Object { value, .. } => value.to_string(),
             Parsed::Opaque(media_type) => format!("opaque: {media_type}"),
@@ -218,9 +228,9 @@ mod tests {
         );
         check("", "{", "malformed: not JSON at line 1 column 1");
         check("", "{} {}", "malformed: not JSON at line 1 column 4");
-        let parsed = Parsed::read(Some("application/yaml"), b"a: 1\na: 2\n");
+        let parsed = Parsed::read(Some("application/yaml"), &Bytes::from_static(b"a: 1\na: 2\n"));
         assert!(matches!(parsed, Parsed::Malformed(_)), "{parsed:?}");
-        let parsed = Parsed::read(Some("application/yaml"), b"a: 1\n---\nb: 2\n");
+        let parsed = Parsed::read(Some("application/yaml"), &Bytes::from_static(b"a: 1\n---\nb: 2\n"));
         assert!(matches!(parsed, Parsed::Malformed(_)), "{parsed:?}");
     }
 
@@ -262,7 +272,7 @@ mod tests {
             for _ in 0..depth {
                 value = json!({ "list": [value] });
             }
-            let Parsed::Object { value: read, .. } = Parsed::read(None, value.to_string().as_bytes()) else {
+            let Parsed::Object { value: read, .. } = Parsed::read(None, &Bytes::from(value.to_string())) else {
                 return Err(TestCaseError::fail("not read"));
             };
             prop_assert_eq!(read, value);
@@ -270,8 +280,8 @@ mod tests {
 
         #[test]
         fn nothing_makes_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), yaml in ".{0,80}") {
-            let _ = Parsed::read(None, &bytes);
-            let _ = Parsed::read(Some("application/yaml"), yaml.as_bytes());
+            let _ = Parsed::read(None, &Bytes::from(bytes.clone()));
+            let _ = Parsed::read(Some("application/yaml"), &Bytes::copy_from_slice(yaml.as_bytes()));
         }
     }
 }

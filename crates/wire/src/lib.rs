@@ -45,6 +45,7 @@ mod error;
 mod input;
 mod messages;
 mod negotiate;
+mod object;
 mod protobuf;
 mod spdy;
 mod stream;
@@ -57,6 +58,7 @@ pub use codec::{Handling, StreamCodec, StreamLimits, StreamProtocol, StreamPurpo
 pub use error::{WireError, WireErrorKind};
 pub use messages::MessageDecoder;
 pub use negotiate::{OfferedSubprotocols, SpdyVersion, Subprotocol, header_list};
+pub use object::{ProtobufObject, ProtobufObjectError};
 pub use protobuf::{
     PROTOBUF_MAGIC, ProtobufEnvelope, ProtobufField, ProtobufReader, ProtobufValue, encode_protobuf_field,
 };

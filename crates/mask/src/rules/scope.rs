@@ -7,7 +7,7 @@ use bytes::Bytes;
 use portcullis_core::{Identity, RequestInfo, Verdict};
 
 use super::{
-    Action, Limits, RuleBits, RuleId, Rules, StateId,
+    Action, Limits, Pack, RuleBits, RuleId, Rules, StateId,
     automaton::Automaton,
     compile::{Accept, CompiledRule},
 };
@@ -131,6 +131,18 @@ impl Scope {
     /// Whether rules apply that look into plain text.
     pub(crate) fn covers_text(&self) -> bool {
         self.covers_text
+    }
+
+    /// Whether the requested resource itself may be masked: its kind is one that rules name, or somebody's own rules apply, or
+    /// nobody knows what it is. Otherwise only what is masked in objects of every kind is: environment values, and the copy
+    /// of the object in an annotation.
+    pub(crate) fn masks_resource(&self) -> bool {
+        let packs = [Pack::KubernetesSecrets.name(), Pack::KnownFormats.name()];
+        !self.decided
+            || self.presumed != 0
+            || self
+                .active_rules()
+                .any(|(_, rule)| rule.rule.is_structural() && !packs.contains(&rule.set.as_str()))
     }
 
     pub(crate) fn passes_content_type(&self, content_type: &str) -> bool {

@@ -203,6 +203,22 @@ fn the_baseline_closes_the_ways_around() {
 }
 
 #[test]
+fn what_kubectl_creates_is_read() {
+    let policy = Policy::from_yaml("approvers: { groups: [sre] }").unwrap();
+    let create = info("create", "", "shop", "secrets", "");
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    // An envelope around a Secret of that type: `kubectl create secret` as kubectl 1.37 sends it.
+    let secret = |kind: &str| {
+        let raw = format!("\u{1a}{}{kind}", char::from(kind.len() as u8));
+        let known = "\u{a}\u{c}\u{a}\u{2}v1\u{12}\u{6}Secret";
+        format!("k8s\0{known}\u{12}{}{raw}", char::from(raw.len() as u8))
+    };
+    assert_eq!(judged(&policy, &create, protobuf, "", &secret("Opaque")), "allow");
+    let token = secret("kubernetes.io/service-account-token");
+    assert_eq!(judged(&policy, &create, protobuf, "", &token), "hold baseline/token-secrets");
+}
+
+#[test]
 fn a_body_that_rules_cannot_read_counts_against_it() {
     let policy = Policy::from_yaml("approvers: { groups: [sre] }").unwrap();
     let create = info("create", "", "shop", "pods", "");

@@ -14,7 +14,6 @@ mod logs;
 mod object;
 mod openapi;
 mod patch;
-mod protobuf;
 mod rbac;
 mod render;
 mod reviews;

@@ -8,6 +8,7 @@ use http::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_core::Body;
+use portcullis_wire::ProtobufObject;
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +19,6 @@ use super::{
     object::meta,
     openapi,
     patch::Patch,
-    protobuf,
     rbac::{self, Attributes},
     render::Form,
     reviews, scale,
@@ -304,7 +304,13 @@ fn object_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
     }
     match content_type(headers) {
         "application/json" => {}
-        "application/vnd.kubernetes.protobuf" => return protobuf::read(body),
+        "application/vnd.kubernetes.protobuf" => {
+            // What it does not know is passed over, as the API server does.
+            let read = ProtobufObject::read(body);
+            return read
+                .map(|read| read.value)
+                .map_err(|error| ApiError::bad_request(format!("the request body: {error}")));
+        }
         other => {
             return Err(ApiError::unsupported_media_type(format!(
                 "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, \

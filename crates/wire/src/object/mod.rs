@@ -1,21 +1,23 @@
-//! Request bodies in Kubernetes' protobuf, read as JSON. kubectl since 1.33 or so sends what it creates that way
-//! (`kubectl create clusterrolebinding`, `auth can-i`), so a server for kubectl has to read it. Answers stay JSON, which
-//! every such client accepts too.
+//! Objects in Kubernetes' protobuf, read as JSON.
 //!
-//! `schema.txt` lists the messages of the kinds served here; `generate.py` makes it from the published Go types. A field that
-//! the schema does not know is passed over, as the API server does.
+//! kubectl since 1.33 or so sends what it creates that way (`kubectl create clusterrolebinding`, `auth can-i`), and so do
+//! controllers; whoever judges, redacts or records what clients write has to read it. `schema.txt` lists the messages of the
+//! built-in kinds that clients write; `generate.py` makes it from the published Go types.
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
-use portcullis_wire::{ProtobufEnvelope, ProtobufReader, ProtobufValue, WireError};
 use serde_json::{Map, Value, json};
 
-use super::{status::ApiError, token::base64_standard};
+use crate::{ProtobufEnvelope, ProtobufReader, ProtobufValue, WireError};
 
 /// Messages nest this deep at most; the published types do not recurse.
 const DEEPEST: usize = 32;
+
+/// Who owns which fields is the server's own bookkeeping; it says nothing about the object.
+const MANAGED_FIELDS: (&str, u32) = ("meta.ObjectMeta", 17);
 
 static SCHEMA: LazyLock<HashMap<&'static str, Vec<Field>>> = LazyLock::new(|| {
     let messages = include_str!("schema.txt").lines().filter(|line| !line.starts_with('#'));
@@ -48,39 +50,76 @@ impl Field {
     }
 }
 
-/// Reads a request body: the object as JSON, with `apiVersion` and `kind`.
-pub(crate) fn read(body: &Bytes) -> Result<Value, ApiError> {
-    let bad =
-        |why: String| ApiError::bad_request(format!("the request body is not Kubernetes protobuf: {why}"));
-    let envelope = ProtobufEnvelope::parse(body).map_err(|error| bad(error.to_string()))?;
-    if !envelope.content_encoding.is_empty()
-        || !["", "application/vnd.kubernetes.protobuf"].contains(&envelope.content_type.as_str())
-    {
-        return Err(bad("an envelope around something else".into()));
+/// An object that was read from protobuf.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProtobufObject {
+    /// The object, with `apiVersion` and `kind`, as its JSON would be.
+    pub value: Value,
+    /// Whether all of it was read. A newer API may have fields that are not known here; the server passes over what *it* does
+    /// not know, which may be less. Who decides by what an object does not say must not rely on one that is not whole.
+    pub is_whole: bool,
+}
+
+/// Why a body is no object that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtobufObjectError {
+    /// It is not Kubernetes' protobuf, or broken. Says nothing of its content.
+    #[error("it is not Kubernetes protobuf: {0}")]
+    Malformed(String),
+    /// It is of a kind whose layout is not known here.
+    #[error("no kind {kind:?} is known for version {api_version:?}")]
+    UnknownKind {
+        /// The version it says it is of.
+        api_version: String,
+        /// The kind it says it is.
+        kind: String,
+    },
+}
+
+impl ProtobufObject {
+    /// Reads a whole body: the envelope, and the object in it. Memory is bounded by a small multiple of the body's length.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtobufObjectError`]
+    pub fn read(body: &Bytes) -> Result<Self, ProtobufObjectError> {
+        let envelope = ProtobufEnvelope::parse(body)
+            .map_err(|error| ProtobufObjectError::Malformed(error.to_string()))?;
+        if !envelope.content_encoding.is_empty()
+            || !["", "application/vnd.kubernetes.protobuf"].contains(&envelope.content_type.as_str())
+        {
+            return Err(ProtobufObjectError::Malformed("an envelope around something else".into()));
+        }
+        let (api_version, kind) = (envelope.api_version, envelope.kind);
+        let Some(name) = message_name(&api_version, &kind) else {
+            return Err(ProtobufObjectError::UnknownKind { api_version, kind });
+        };
+        let mut is_whole = true;
+        let mut object =
+            message(name, &envelope.raw, DEEPEST, &mut is_whole).map_err(ProtobufObjectError::Malformed)?;
+        object.insert("apiVersion".into(), json!(api_version));
+        object.insert("kind".into(), json!(kind));
+        Ok(Self { value: Value::Object(object), is_whole })
     }
-    let group = match envelope.api_version.split_once('/') {
-        None => "core",
-        Some((group, _)) => group.split('.').next().unwrap_or_default(),
+}
+
+/// The schema's name of a kind. All are of version `v1` of their group; `DeleteOptions` belong to every group version.
+fn message_name(api_version: &str, kind: &str) -> Option<&'static str> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
+    let name = match kind {
+        "DeleteOptions" => "meta.DeleteOptions".to_owned(),
+        _ if version == "v1" => format!("{}.{kind}", group.split('.').next().unwrap_or_default()),
+        _ => return None,
     };
-    // DeleteOptions belong to every group version.
-    let group = if envelope.kind == "DeleteOptions" { "meta" } else { group };
-    let name = format!("{group}.{}", envelope.kind);
-    let Some((name, _)) = SCHEMA.get_key_value(name.as_str()) else {
-        let message =
-            format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version);
-        return Err(ApiError::bad_request(message));
-    };
-    let mut object = message(name, &envelope.raw, DEEPEST).map_err(bad)?;
-    object.insert("apiVersion".into(), json!(envelope.api_version));
-    object.insert("kind".into(), json!(envelope.kind));
-    Ok(Value::Object(object))
+    SCHEMA.get_key_value(name.as_str()).map(|(name, _)| *name)
 }
 
 fn wire(error: WireError) -> String {
     error.to_string()
 }
 
-fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, String> {
+fn message(name: &str, bytes: &[u8], depth: usize, whole: &mut bool) -> Result<Map<String, Value>, String> {
     if depth == 0 {
         return Err("nested too deeply".into());
     }
@@ -88,11 +127,18 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
     let mut object = Map::new();
     for entry in ProtobufReader::new(bytes) {
         let entry = entry.map_err(wire)?;
-        let Some(field) = fields.iter().find(|field| field.number == entry.number) else { continue };
+        let Some(field) = fields.iter().find(|field| field.number == entry.number) else {
+            *whole &= (name, entry.number) == MANAGED_FIELDS;
+            continue;
+        };
+        if field.of == "unread" {
+            *whole = false;
+            continue;
+        }
         let wrong = || format!("{name}.{}: of another wire type", field.name);
         if field.map {
             let ProtobufValue::Bytes(pair) = entry.value else { return Err(wrong()) };
-            let (key, value) = pair_of(field.of, pair, depth)?;
+            let (key, value) = pair_of(field.of, pair, depth, whole)?;
             let map = object.entry(field.name).or_insert_with(|| json!({}));
             map[key] = value;
         } else if field.repeated {
@@ -100,13 +146,13 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
             let values = match (entry.value, field.of) {
                 // Numbers may come packed.
                 (ProtobufValue::Bytes(packed), "int32" | "int64" | "bool") => unpack(packed, field.of)?,
-                (value, of) => vec![single(of, value, depth)?.ok_or_else(wrong)?],
+                (value, of) => vec![single(of, value, depth, whole)?.ok_or_else(wrong)?],
             };
             if let Value::Array(list) = list {
                 list.extend(values);
             }
         } else {
-            let value = single(field.of, entry.value, depth)?.ok_or_else(wrong)?;
+            let value = single(field.of, entry.value, depth, whole)?.ok_or_else(wrong)?;
             match value {
                 Value::Object(inner) if field.name == "-" => object.extend(inner),
                 Value::Null => {}
@@ -131,14 +177,16 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// A map's entry: key 1, value 2, both of which may be left out.
-fn pair_of(of: &str, bytes: &[u8], depth: usize) -> Result<(String, Value), String> {
+fn pair_of(of: &str, bytes: &[u8], depth: usize, whole: &mut bool) -> Result<(String, Value), String> {
     let mut key = String::new();
-    let mut value = single(of, ProtobufValue::Bytes(&[]), depth)?.unwrap_or(Value::Null);
+    let mut value = single(of, ProtobufValue::Bytes(&[]), depth, whole)?.unwrap_or(Value::Null);
     for entry in ProtobufReader::new(bytes) {
         let entry = entry.map_err(wire)?;
         match (entry.number, entry.value) {
             (1, ProtobufValue::Bytes(text)) => key = utf8(text)?,
-            (2, given) => value = single(of, given, depth)?.ok_or("a map's value is of another wire type")?,
+            (2, given) => {
+                value = single(of, given, depth, whole)?.ok_or("a map's value is of another wire type")?
+            }
             _ => {}
         }
     }
@@ -177,18 +225,23 @@ fn number_of(of: &str, number: u64) -> Option<Value> {
 }
 
 /// One value; `None` if it is of another wire type than the schema says, null for a time that is not set.
-fn single(of: &str, value: ProtobufValue<'_>, depth: usize) -> Result<Option<Value>, String> {
+fn single(
+    of: &str,
+    value: ProtobufValue<'_>,
+    depth: usize,
+    whole: &mut bool,
+) -> Result<Option<Value>, String> {
     Ok(match (of, value) {
         (of, ProtobufValue::Varint(number)) => number_of(of, number),
         ("float64", ProtobufValue::Fixed64(bits)) => Some(json!(f64::from_le_bytes(bits))),
         ("string", ProtobufValue::Bytes(bytes)) => Some(json!(utf8(bytes)?)),
-        ("[]byte", ProtobufValue::Bytes(bytes)) => Some(json!(base64_standard(bytes))),
+        ("[]byte", ProtobufValue::Bytes(bytes)) => Some(json!(STANDARD.encode(bytes))),
         ("Time" | "MicroTime", ProtobufValue::Bytes(bytes)) => Some(time(of, bytes)?),
         ("Quantity", ProtobufValue::Bytes(bytes)) => Some(json!(quantity(bytes)?)),
         ("IntOrString", ProtobufValue::Bytes(bytes)) => Some(int_or_string(bytes)?),
         ("ExtraValue", ProtobufValue::Bytes(bytes)) => Some(Value::Array(texts(bytes)?)),
         ("bool" | "int32" | "int64" | "float64", _) => None,
-        (name, ProtobufValue::Bytes(bytes)) => Some(Value::Object(message(name, bytes, depth - 1)?)),
+        (name, ProtobufValue::Bytes(bytes)) => Some(Value::Object(message(name, bytes, depth - 1, whole)?)),
         _ => None,
     })
 }
@@ -250,11 +303,10 @@ fn texts(bytes: &[u8]) -> Result<Vec<Value>, String> {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use portcullis_wire::encode_protobuf_field;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::server::kinds::{KINDS, REVIEWS};
+    use crate::encode_protobuf_field;
 
     /// A message of length-delimited fields.
     fn fields(list: &[(u32, &[u8])]) -> Vec<u8> {
@@ -283,7 +335,10 @@ mod tests {
         let mut expected = expected;
         expected["apiVersion"] = json!(api_version);
         expected["kind"] = json!(kind);
-        assert_eq!(read(&envelope.encode()).unwrap(), expected);
+        assert_eq!(
+            ProtobufObject::read(&envelope.encode()),
+            Ok(ProtobufObject { value: expected, is_whole: true })
+        );
     }
 
     #[test]
@@ -300,15 +355,10 @@ mod tests {
             SCHEMA.values().map(Vec::len).sum::<usize>(),
             listed.filter(|field| field.trim().contains(' ')).count()
         );
-        let group =
-            |group: &'static str| group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
-        let kinds = KINDS
-            .iter()
-            .map(|kind| (kind.group, kind.kind))
-            .chain(REVIEWS.iter().map(|(of, kind, _)| (*of, *kind)));
-        for (of, kind) in kinds {
-            assert!(SCHEMA.contains_key(format!("{}.{kind}", group(of)).as_str()), "{kind}");
-        }
+        assert!(message_name("v1", "Pod").is_some() && message_name("apps/v1", "Deployment").is_some());
+        assert!(
+            message_name("apps/v1beta1", "Deployment").is_none() && message_name("v1", "Nobody").is_none()
+        );
     }
 
     #[test]
@@ -370,7 +420,7 @@ mod tests {
     #[test]
     fn what_is_not_an_object_is_refused() {
         for body in [&b""[..], b"{}", b"k8s\0\xff", b"k8s\0\x0a\x0c\x0a\x02v1\x12\x06Nobody"] {
-            assert!(read(&Bytes::copy_from_slice(body)).is_err(), "{body:?}");
+            assert!(ProtobufObject::read(&Bytes::copy_from_slice(body)).is_err(), "{body:?}");
         }
         let wrong = ProtobufEnvelope {
             api_version: "v1".into(),
@@ -378,14 +428,30 @@ mod tests {
             raw: numbers(&[(1, 1)]).into(),
             ..ProtobufEnvelope::default()
         };
-        assert!(read(&wrong.encode()).is_err());
+        assert!(ProtobufObject::read(&wrong.encode()).is_err());
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_missing() {
+        let of = |raw: Vec<u8>| {
+            let envelope = ProtobufEnvelope {
+                api_version: "v1".into(),
+                kind: "Pod".into(),
+                raw: raw.into(),
+                ..ProtobufEnvelope::default()
+            };
+            ProtobufObject::read(&envelope.encode()).unwrap().is_whole
+        };
+        assert!(of(fields(&[(2, &fields(&[(10, b"node")]))])));
+        assert!(!of(fields(&[(2, &fields(&[(999, b"new")]))])));
+        assert!(of(fields(&[(1, &fields(&[(17, b"managed")]))])));
     }
 
     proptest! {
         #[test]
         fn no_body_panics(raw in prop::collection::vec(any::<u8>(), 0..200), kind in prop::sample::select(vec!["Pod", "Service", "Event"])) {
             let envelope = ProtobufEnvelope { api_version: "v1".into(), kind: kind.into(), raw: raw.into(), ..ProtobufEnvelope::default() };
-            let _ = read(&envelope.encode());
+            let _ = ProtobufObject::read(&envelope.encode());
         }
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes schema.txt: how the kinds this server serves are laid out in protobuf.
+"""Writes schema.txt: how built-in kinds are laid out in protobuf, for those that clients write.
 
 Reads the Go types of k8s.io/api and k8s.io/apimachinery (their struct tags are where generated.proto comes from, and unlike
 it say what JSON calls a field, whether it is inlined, and whether absence differs from zero):
@@ -16,21 +16,37 @@ PACKAGES = {
     "meta": f"apimachinery@{version}/pkg/apis/meta/v1",
     "core": f"api@{version}/core/v1",
     "apps": f"api@{version}/apps/v1",
-    "rbac": f"api@{version}/rbac/v1",
     "authentication": f"api@{version}/authentication/v1",
     "authorization": f"api@{version}/authorization/v1",
     "autoscaling": f"api@{version}/autoscaling/v1",
+    "batch": f"api@{version}/batch/v1",
+    "certificates": f"api@{version}/certificates/v1",
+    "coordination": f"api@{version}/coordination/v1",
+    "networking": f"api@{version}/networking/v1",
+    "policy": f"api@{version}/policy/v1",
+    "rbac": f"api@{version}/rbac/v1",
+    "scheduling": f"api@{version}/scheduling/v1",
+    "storage": f"api@{version}/storage/v1",
 }
+# Kinds of version v1 of their group. Not those that hold objects of any kind (List, ControllerRevision).
 ROOTS = {
     "meta": ["DeleteOptions"],
-    "core": "ConfigMap Event Namespace Node Pod Secret ServiceAccount Service".split(),
-    "apps": "Deployment ReplicaSet".split(),
+    "core": "Binding ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume PersistentVolumeClaim Pod PodTemplate "
+            "ReplicationController ResourceQuota Secret Service ServiceAccount".split(),
+    "apps": "DaemonSet Deployment ReplicaSet StatefulSet".split(),
+    "authentication": "SelfSubjectReview TokenRequest TokenReview".split(),
+    "authorization": "LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview".split(),
+    "autoscaling": "HorizontalPodAutoscaler Scale".split(),
+    "batch": "CronJob Job".split(),
+    "certificates": ["CertificateSigningRequest"],
+    "coordination": ["Lease"],
+    "networking": "Ingress IngressClass NetworkPolicy".split(),
+    "policy": "Eviction PodDisruptionBudget".split(),
     "rbac": "ClusterRole ClusterRoleBinding Role RoleBinding".split(),
-    "authentication": "SelfSubjectReview TokenRequest".split(),
-    "authorization": "SelfSubjectAccessReview SelfSubjectRulesReview".split(),
-    "autoscaling": ["Scale"],
+    "scheduling": ["PriorityClass"],
+    "storage": "StorageClass VolumeAttachment".split(),
 }
-IMPORTS = {"metav1": "meta", "v1": "core", "corev1": "core"}
+IMPORTS = {"metav1": "meta", "v1": "core", "apiv1": "core", "corev1": "core", "api": "core"}
 SPECIAL = {"Time", "MicroTime", "Quantity", "IntOrString", "ExtraValue"}
 SCALARS = {"string", "bool", "int32", "int64", "float64", "[]byte"}
 OMITTED = {"ManagedFieldsEntry"}  # the server drops them: it tracks no field owners
@@ -65,11 +81,14 @@ def resolve(package, go):
             return name
         if imported == "types":
             return "string"
-        return resolve(IMPORTS[imported], name)
+        # What stands in packages that are not read here (alpha APIs, objects of any kind) is known by name only.
+        return resolve(IMPORTS[imported], name) if imported in IMPORTS else "unread"
     if go in SPECIAL:
         return go
     if (package, go) in aliases:
         return resolve(package, aliases[package, go])
+    if (package, go) not in structs:
+        return "unread"
     wanted.append((package, go))
     return f"{package}.{go}"
 
