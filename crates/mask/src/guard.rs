@@ -230,7 +230,12 @@ fn would_store_mask(field: Option<String>) -> Refusal {
     let field = place.map(str::to_owned);
     Refusal::new(Reason::Invalid, "mask/would-store-mask", message)
         .advice("leave the field out, for example with a patch, or give its new value")
-        .cause("FieldValueInvalid", "a mask token cannot be stored", field)
+        // kubectl prints nothing but the causes of an `Invalid`.
+        .cause(
+            "FieldValueInvalid",
+            "holds a mask, not the value: leave the field out, or give its new value",
+            field,
+        )
 }
 
 #[cfg(test)]
