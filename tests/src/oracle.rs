@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portcullis_audit::{End, Outcome};
 use portcullis_core::RequestInfo;
 
 use crate::audit_log::{AuditEvent, ObjectRef};
 use crate::gateway::Records;
+
+const NOT_SENT: &str = "let through, but there is no such cluster, or it could not be reached";
 
 /// A way in which the two logs may differ.
 struct Explanation {
@@ -48,9 +51,14 @@ impl Comparison {
             comparison.request(id, events, records);
         }
         // What was let through has arrived: else the id is not the one that was sent.
-        for intent in records.intents() {
-            if !by_id.contains_key(intent.id.to_string().as_str()) {
-                comparison.differ(format!("the server never saw {} {}", intent.id, intent.command));
+        for intent in records.intents().filter(|intent| !by_id.contains_key(intent.id.to_string().as_str())) {
+            match records.outcome(intent.id) {
+                // Nobody answered, and the client was told so.
+                Some(outcome) if outcome.end == End::Refused && refused_by_upstream(outcome) => {
+                    *comparison.explained.entry(NOT_SENT).or_default() += 1;
+                }
+                outcome => comparison
+                    .differ(format!("the server never saw {} {}: {outcome:?}", intent.id, intent.command)),
             }
         }
         comparison
@@ -116,6 +124,11 @@ impl Comparison {
     fn differ(&mut self, how: String) {
         self.differences.push(how);
     }
+}
+
+/// Whether it was the last step, the one that talks to the API server, that refused.
+fn refused_by_upstream(outcome: &Outcome) -> bool {
+    outcome.refusal.as_ref().is_some_and(|refusal| refusal.code.starts_with("upstream/"))
 }
 
 #[cfg(test)]
