@@ -47,14 +47,18 @@ impl HttpClient {
 
     /// Sends a request and reads the whole answer.
     pub async fn send(&self, request: Request<impl Into<Bytes>>) -> Answer {
+        self.try_send(request).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`send`](Self::send), where an answer that breaks off is what one looks for.
+    pub async fn try_send(&self, request: Request<impl Into<Bytes>>) -> Result<Answer, String> {
         let uri = request.uri().clone();
         let request = request.map(|body| Full::new(body.into()));
         let asking = async {
-            let answer =
-                self.client.request(request).await.unwrap_or_else(|error| panic!("{uri}: {error:?}"));
+            let answer = self.client.request(request).await.map_err(|error| format!("{uri}: {error:?}"))?;
             let (head, body) = answer.into_parts();
-            let body = body.collect().await.unwrap_or_else(|error| panic!("{uri}: {error}")).to_bytes();
-            Response::from_parts(head, body)
+            let body = body.collect().await.map_err(|error| format!("{uri}: {error}"))?.to_bytes();
+            Ok(Response::from_parts(head, body))
         };
         tokio::time::timeout(DEADLINE, asking).await.unwrap_or_else(|_| panic!("{uri} does not answer"))
     }

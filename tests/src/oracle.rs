@@ -9,7 +9,7 @@ use portcullis_core::RequestInfo;
 use crate::audit_log::{AuditEvent, ObjectRef};
 use crate::gateway::Records;
 
-const NOT_SENT: &str = "let through, but there is no such cluster, or it could not be reached";
+const NOT_SENT: &str = "let through, but not sent: no such cluster, or no answer that could be masked";
 
 /// A way in which the two logs may differ.
 struct Explanation {
@@ -54,7 +54,7 @@ impl Comparison {
         for intent in records.intents().filter(|intent| !by_id.contains_key(intent.id.to_string().as_str())) {
             match records.outcome(intent.id) {
                 // Nobody answered, and the client was told so.
-                Some(outcome) if outcome.end == End::Refused && refused_by_upstream(outcome) => {
+                Some(outcome) if outcome.end == End::Refused && refused_behind_the_commit(outcome) => {
                     *comparison.explained.entry(NOT_SENT).or_default() += 1;
                 }
                 outcome => comparison
@@ -126,9 +126,11 @@ impl Comparison {
     }
 }
 
-/// Whether it was the last step, the one that talks to the API server, that refused.
-fn refused_by_upstream(outcome: &Outcome) -> bool {
-    outcome.refusal.as_ref().is_some_and(|refusal| refusal.code.starts_with("upstream/"))
+/// Whether one of the steps behind the commit refused: the mask, which must be able to read the
+/// answer, or what talks to the API server.
+fn refused_behind_the_commit(outcome: &Outcome) -> bool {
+    let code = outcome.refusal.as_ref().map_or("", |refusal| &refusal.code);
+    code.starts_with("upstream/") || code.starts_with("mask/")
 }
 
 #[cfg(test)]
