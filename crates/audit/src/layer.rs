@@ -35,7 +35,7 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// in the log. Of an upgraded stream the outcome is written when it ends.
 ///
 /// A request that arrives with an [`AuditId`] in its extensions is one the gateway sends itself on behalf of that other;
-/// it keeps its [`RequestInfo`] and [`Identity`], and its record names its parent.
+/// it keeps its [`RequestInfo`], [`Identity`] and [`Trail`], and its record names its parent.
 #[derive(Clone)]
 pub struct AuditLayer {
     audit: Audit,
@@ -161,10 +161,15 @@ impl AuditLayer {
             Ok(info) => (info, None),
             Err(refusal) => (RequestInfo::non_resource(&parts.method, parts.uri.path()), Some(refusal)),
         };
-        let trail = Trail::default();
-        if parent.is_some() {
-            trail.note().identity = parts.extensions.get::<Identity>().cloned();
-        }
+        let trail = match parent {
+            // Why we send it ourselves may be noted already.
+            Some(_) => {
+                let trail = parts.extensions.get::<Trail>().cloned().unwrap_or_default();
+                trail.note().identity = parts.extensions.get::<Identity>().cloned();
+                trail
+            }
+            None => Trail::default(),
+        };
         parts.extensions.insert(info.clone());
         parts.extensions.insert(trail.clone());
         // A plan from outside would record into another request's place.

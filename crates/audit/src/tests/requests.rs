@@ -323,6 +323,9 @@ async fn the_gateway_s_own_requests_name_their_parent() {
         request.extensions_mut().insert(info.clone());
         request.extensions_mut().insert(ann());
     }
+    let trail = Trail::default();
+    trail.note().notes.insert("purpose", "dryRun".into());
+    request.extensions_mut().insert(trail);
     let response = send(&service, request).await;
     assert_eq!(response.status(), StatusCode::OK);
     let (intent, outcome) = (gateway.intents().remove(0), gateway.outcomes(1).remove(0));
@@ -330,6 +333,7 @@ async fn the_gateway_s_own_requests_name_their_parent() {
     assert_eq!((intent.parent, outcome.parent), (Some(parent), Some(parent)));
     assert_eq!((intent.request.info.verb.as_str(), intent.identity), ("dry-run", Some(ann())));
     assert_eq!(outcome.user.as_deref(), Some("ann"));
+    assert_eq!(outcome.notes["purpose"], "dryRun");
 }
 
 #[tokio::test]

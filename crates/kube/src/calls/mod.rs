@@ -32,10 +32,11 @@ const LIMIT: usize = 3 * 1024 * 1024;
 const DRY_RUN: &str = "dryRun";
 const BEFORE: &str = "before";
 
-/// [`LiveObjects`] over the innermost part of the stack: commit, mask, upstream.
+/// [`LiveObjects`] over the innermost part of the stack: audit, commit, mask, upstream.
 ///
-/// So every call is on record under an [`AuditId`] of its own (its trail notes the request it is about as `parentAuditId`), is
-/// made with the identity of that request, and what comes back is masked.
+/// Every call is sent with the [`AuditId`] of the request it is about in its extensions, which is how an audit layer around
+/// the service knows a request of the gateway's own: it is on record under an id of its own that names its parent. It is made
+/// with the identity of that request, and what comes back is masked.
 pub struct GatewayCalls<S> {
     // Behind a mutex, only to be cloned: services need not be `Sync`.
     service: Mutex<S>,
@@ -144,13 +145,10 @@ where
             let mut note = trail.note();
             note.identity = Some(proposed.identity.clone());
             note.notes.insert("purpose", json!(purpose));
-            if let Some(parent) = proposed.audit_id {
-                note.notes.insert("parentAuditId", json!(parent));
-            }
         }
         parts.extensions.insert(info);
         parts.extensions.insert(trail);
-        parts.extensions.insert(AuditId::generate());
+        parts.extensions.insert(proposed.audit_id.unwrap_or_else(AuditId::generate));
         parts.extensions.insert(ErrorFormat::Status);
         parts.extensions.insert(proposed.identity.clone());
 
