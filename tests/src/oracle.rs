@@ -50,6 +50,13 @@ impl Comparison {
         for (id, events) in &by_id {
             comparison.request(id, events, records);
         }
+        // Whoever we ask something for is on record, too.
+        for outcome in records.outcomes() {
+            if outcome.parent.is_some_and(|parent| records.outcome(parent).is_none()) {
+                comparison
+                    .differ(format!("the parent of {} is not on record: {}", outcome.id, outcome.command));
+            }
+        }
         // What was let through has arrived: else the id is not the one that was sent.
         for intent in records.intents().filter(|intent| !by_id.contains_key(intent.id.to_string().as_str())) {
             match records.outcome(intent.id) {
