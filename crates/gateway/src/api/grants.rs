@@ -70,11 +70,16 @@ pub(crate) async fn revoke(
     Path(id): Path<String>,
     Json(body): Json<DecisionBody>,
 ) -> Result<Json<GrantView>, Problem> {
-    let missing = || Problem(Refusal::new(Reason::NotFound, "grants/no-grant", "there is no such grant"));
+    // Whose grant it is, and whether there is one, is nothing that others find out.
+    let missing = || {
+        let refusal = Refusal::new(Reason::NotFound, "grants/no-grant", "you have no such grant");
+        Problem(refusal.advice("only administrators of the gateway end grants of others"))
+    };
     let find = async || api.grants.find(&id).await.map_err(problem)?.ok_or_else(missing);
     let record = find().await?;
-    if !record.identity.is_same_principal(&caller.0) {
-        caller.must_administer(&api)?;
+    let may_end = record.identity.is_same_principal(&caller.0) || api.administrators.include(&caller.0);
+    if !may_end {
+        return Err(missing());
     }
     let reason = body.reason.unwrap_or_else(|| "revoked by hand".into());
     if !api.grants.revoke(&id, &caller.0, &reason).await.map_err(problem)? {

@@ -78,21 +78,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-impl Caller {
-    /// Refuses all but administrators.
-    fn must_administer(&self, api: &Api) -> Result<(), Problem> {
-        match api.administrators.include(&self.0) {
-            true => Ok(()),
-            false => {
-                let message = format!("{} is no administrator of this gateway", self.0.user);
-                let refusal = Refusal::forbidden("api/not-an-administrator", message)
-                    .advice("administrators are named in the gateway's configuration");
-                Err(Problem(refusal))
-            }
-        }
-    }
-}
-
 /// A refusal as a handler's answer.
 pub(crate) struct Problem(pub(crate) Refusal);
 
