@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Version, header::HOST};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -103,11 +103,13 @@ impl Shared {
     fn new(listener: &Listener) -> Self {
         let limits = &listener.limits;
         let mut http = auto::Builder::new(TokioExecutor::new());
+        // A client that ends its half counts as gone (no half-closing of requests; upgraded streams do their own): one
+        // that waits for people must be known to have left, for nothing is carried out that nobody waits for.
         http.http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HANDSHAKE)
             .max_buf_size(limits.header_bytes.max(8 * 1024))
-            .half_close(true);
+            .half_close(false);
         http.http2()
             .timer(TokioTimer::new())
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
@@ -144,7 +146,12 @@ impl Shared {
         permit
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
+    async fn connection(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        _permit: OwnedSemaphorePermit,
+    ) {
         let _ = stream.set_nodelay(true);
         let tls = match tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)).await {
             Ok(Ok(tls)) => tls,
@@ -153,11 +160,17 @@ impl Shared {
         };
         let certificate_sha256 = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(hex);
         let connection = Connection { peer, certificate_sha256 };
-        let stack = self.stack.clone();
+        let shared = self.clone();
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
-            let mut stack = stack.clone();
-            async move { stack.ready().await?.call(request.map(Body::new)).await }
+            let shared = shared.clone();
+            async move {
+                if lacks_host(&request) {
+                    shared.refused(peer, "http", "a request without a Host header".into()).await;
+                    return Ok(bad_request("a request must have a Host header (RFC 9112 section 3.2)\n"));
+                }
+                shared.stack.clone().ready().await?.call(request.map(Body::new)).await
+            }
         });
         let serving =
             self.http.serve_connection_with_upgrades(TokioIo::new(tls), TowerToHyperService::new(service));
@@ -186,6 +199,18 @@ impl Shared {
             tracing::error!(%error, "a refused connection could not be recorded");
         }
     }
+}
+
+/// RFC 9112 §3.2. The parser lets it pass, and what stands before us may have read a host elsewhere.
+fn lacks_host<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST)
+}
+
+/// For what is not even a request.
+fn bad_request(why: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(why));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
 }
 
 fn parse_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
