@@ -9,16 +9,24 @@ use crate::text::closest;
 pub struct PolicyError {
     message: String,
     rule: Option<String>,
+    field: Option<String>,
     location: Option<(usize, usize)>,
 }
 
 impl PolicyError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), rule: None, location: None }
+        Self { message: message.into(), rule: None, field: None, location: None }
     }
 
     pub(crate) fn in_rule(rule: &str, message: impl Into<String>) -> Self {
-        Self { message: message.into(), rule: Some(rule.to_owned()), location: None }
+        Self { message: message.into(), rule: Some(rule.to_owned()), field: None, location: None }
+    }
+
+    /// In which field: a dotted path from the rule, or from the policy if it is about none.
+    #[must_use]
+    pub(crate) fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
     }
 
     pub(crate) fn from_yaml(error: &serde_yaml::Error) -> Self {
@@ -30,7 +38,7 @@ impl PolicyError {
         if let Some(name) = did_you_mean(&message) {
             message = format!("{message}; did you mean `{name}`?");
         }
-        Self { message, rule: None, location }
+        Self { message, rule: None, field: None, location }
     }
 
     /// What is wrong.
@@ -41,6 +49,11 @@ impl PolicyError {
     /// The rule it is about, if it is about one.
     pub fn rule(&self) -> Option<&str> {
         self.rule.as_deref()
+    }
+
+    /// The field it is about: a dotted path from the rule, or from the policy if it is about no rule.
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
     }
 
     /// Line and column, both from 1.

@@ -73,20 +73,22 @@ impl Policy {
         let pack: PolicyConfig =
             serde_yaml::from_str(BASELINE).map_err(|error| PolicyError::from_yaml(&error))?;
         let known: Vec<String> = pack.rules.iter().map(|rule| rule.name.clone()).collect();
-        for name in &config.baseline.disable {
-            check_baseline_name(name, &known).map_err(PolicyError::new)?;
+        for (n, name) in config.baseline.disable.iter().enumerate() {
+            let wrong = |error| PolicyError::new(error).at(format!("baseline.disable.{n}"));
+            check_baseline_name(name, &known).map_err(wrong)?;
         }
         let mut names = BTreeSet::new();
         let mut rules = Vec::with_capacity(config.rules.len());
         for rule in config.rules {
+            let wrong = |field: String, message: String| PolicyError::in_rule(&rule.name, message).at(field);
             if rule.name.starts_with(BASELINE_PREFIX) {
-                return Err(PolicyError::in_rule(&rule.name, "names with baseline/ are the built-in rules'"));
+                return Err(wrong("name".into(), "names with baseline/ are the built-in rules'".into()));
             }
             if !names.insert(rule.name.clone()) {
-                return Err(PolicyError::in_rule(&rule.name, "another rule has the same name"));
+                return Err(wrong("name".into(), "another rule has the same name".into()));
             }
-            for name in &rule.overrides {
-                check_baseline_name(name, &known).map_err(|error| PolicyError::in_rule(&rule.name, error))?;
+            for (n, name) in rule.overrides.iter().enumerate() {
+                check_baseline_name(name, &known).map_err(|error| wrong(format!("overrides.{n}"), error))?;
             }
             rules.push(Rule::compile(rule, &config.approvers)?);
         }
@@ -181,29 +183,30 @@ fn first_match<'a>(
 
 impl Rule {
     fn compile(config: RuleConfig, default_approvers: &ApproversConfig) -> Result<Self, PolicyError> {
-        let wrong = |message: &str| Err(PolicyError::in_rule(&config.name, message));
+        let wrong = |field: &str, message: &str| Err(PolicyError::in_rule(&config.name, message).at(field));
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
         if config.name.is_empty() || config.name.len() > LONGEST_NAME || !config.name.chars().all(is_name) {
-            return wrong("a name has 1 to 100 characters: letters, digits, - _ . /");
+            return wrong("name", "a name has 1 to 100 characters: letters, digits, - _ . /");
         }
         if config.hold.is_some() && config.action != ActionName::Hold {
-            return wrong("`hold` says on what terms to hold, but `action` is not hold");
+            return wrong("hold", "`hold` says on what terms to hold, but `action` is not hold");
         }
         if !config.mask.is_empty() && config.action == ActionName::Deny {
-            return wrong("`mask` is for responses, and a rule that denies has none");
+            return wrong("mask", "`mask` is for responses, and a rule that denies has none");
         }
         if !config.overrides.is_empty() && config.action != ActionName::Allow {
-            return wrong("`overrides` is for rules that allow");
+            return wrong("overrides", "`overrides` is for rules that allow");
         }
-        if config.matches.resources.iter().any(|pattern| !is_resource(pattern)) {
-            return wrong("a resource is written pods, pods/exec, */scale or *");
+        if let Some(n) = config.matches.resources.iter().position(|pattern| !is_resource(pattern)) {
+            let field = format!("match.resources.{n}");
+            return wrong(&field, "a resource is written pods, pods/exec, */scale or *");
         }
         let decision = match config.action {
             ActionName::Allow => Decision::Allow,
             ActionName::Deny => Decision::Deny,
             ActionName::Hold => match terms(config.hold.as_ref(), default_approvers) {
                 Ok(terms) => Decision::Hold(terms),
-                Err(message) => return wrong(message),
+                Err((field, message)) => return wrong(field, message),
             },
         };
         Ok(Self {
@@ -249,32 +252,37 @@ fn is_resource(pattern: &str) -> bool {
     }
 }
 
-fn terms(hold: Option<&HoldConfig>, default_approvers: &ApproversConfig) -> Result<HoldTerms, &'static str> {
+/// The terms of a hold; or the field that is wrong, and why.
+fn terms(
+    hold: Option<&HoldConfig>,
+    default_approvers: &ApproversConfig,
+) -> Result<HoldTerms, (&'static str, &'static str)> {
     let hold = hold.cloned().unwrap_or_default();
     let approvers = match hold.approvers.is_empty() {
         true => default_approvers.clone(),
         false => hold.approvers,
     };
     if approvers.is_empty() {
-        return Err(
+        return Err((
+            "hold",
             "it holds requests, and nobody may approve them: name approvers in the rule's `hold`, or for the whole policy",
-        );
+        ));
     }
     let quorum = hold.quorum.unwrap_or(1);
     if quorum == 0 {
-        return Err("`quorum` is at least 1");
+        return Err(("hold.quorum", "`quorum` is at least 1"));
     }
     if approvers.groups.is_empty() && approvers.users.len() < quorum as usize {
-        return Err("`quorum` is more people than there are approvers");
+        return Err(("hold.quorum", "`quorum` is more people than there are approvers"));
     }
     let (hold_for, expires_after) = (hold.hold_for.map(|d| d.0), hold.expires_after.map(|d| d.0));
     if expires_after.is_some_and(|expires_after| expires_after == Duration::ZERO) {
-        return Err("`expiresAfter` leaves no time to decide");
+        return Err(("hold.expiresAfter", "`expiresAfter` leaves no time to decide"));
     }
     if let (Some(hold_for), Some(expires_after)) = (hold_for, expires_after)
         && hold_for > expires_after
     {
-        return Err("`holdFor` is longer than `expiresAfter`");
+        return Err(("hold.holdFor", "`holdFor` is longer than `expiresAfter`"));
     }
     let approvers = Approvers { users: approvers.users, groups: approvers.groups };
     Ok(HoldTerms { approvers, quorum, hold_for, expires_after })

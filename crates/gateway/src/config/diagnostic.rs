@@ -51,17 +51,28 @@ struct Located {
 }
 
 impl Diagnostics {
-    /// From what the parser said.
-    pub(super) fn from_yaml(file: &Path, source: &str, error: &serde_yaml::Error) -> Self {
-        let place = error.location().map_or((0, 1, 1), |at| (at.index(), at.line(), at.column()));
-        // The parser repeats the location in its words; we print it ourselves.
-        let message = error.to_string();
-        let message = match message.rfind(" at line ") {
-            Some(end) => message[..end].to_owned(),
-            None => message,
+    /// From what the parser said, and the field that it was about to read.
+    pub(super) fn from_yaml(
+        file: &Path,
+        source: &str,
+        error: &serde_path_to_error::Error<serde_yaml::Error>,
+    ) -> Self {
+        let field = field_path(error.path());
+        let said = error.inner().location().map(|at| (at.index(), at.line(), at.column()));
+        // It repeats the place in its words, and often the path; we print both ourselves.
+        let message = error.inner().to_string();
+        let message = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]);
+        let message = without_path(message, &field);
+        let help = closest_name(message);
+        // It places names that are unknown or missing well. Of a value that one of our types did not take, it knows only
+        // which mapping it stands in.
+        let is_name = message.starts_with("unknown field") || message.starts_with("missing field");
+        let place = if is_name { said } else { locate(source, &field).or(said) };
+        let message = match field.is_empty() {
+            true => message.to_owned(),
+            false => format!("{}: {message}", field.join(".")),
         };
-        let help = closest_name(&message);
-        let found = vec![Located { message, help, place }];
+        let found = vec![Located { message, help, place: place.unwrap_or((0, 1, 1)) }];
         Self { file: file.display().to_string(), source: source.to_owned(), found }
     }
 
@@ -123,6 +134,32 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+fn field_path(path: &serde_path_to_error::Path) -> FieldPath {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .filter_map(|segment| match segment {
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// The parser's message without the path it begins with: `rules[1].match`, down to some depth of the field.
+fn without_path<'m>(message: &'m str, field: &[String]) -> &'m str {
+    let mut path = String::new();
+    let mut rest = message;
+    for step in field {
+        match step.parse::<usize>() {
+            Ok(index) => path.push_str(&format!("[{index}]")),
+            Err(_) if path.is_empty() => path.push_str(step),
+            Err(_) => path.push_str(&format!(".{step}")),
+        }
+        rest = message.strip_prefix(path.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(rest);
+    }
+    rest
+}
 
 /// For "unknown field `x`, expected one of `a`, `b`": the valid name that is most like it.
 fn closest_name(message: &str) -> Option<String> {
@@ -230,6 +267,19 @@ mod tests {
         check("rules.1.action", 6, 13);
         check("rules.1.missing", 5, 5);
         check("missing", 1, 1);
+    }
+
+    #[test]
+    fn a_message_loses_the_parsers_path_and_nothing_else() {
+        let check = |message: &str, expected: &str| {
+            let field = ["rules", "1", "match"].map(str::to_owned);
+            assert_eq!(without_path(message, &field), expected);
+        };
+        check("rules[1].match: no such verb", "no such verb");
+        check("rules[1]: no such verb", "no such verb");
+        check("rules: no such verb", "no such verb");
+        check("other: no such verb", "other: no such verb");
+        check("no such verb", "no such verb");
     }
 
     #[test]

@@ -25,11 +25,13 @@ impl Config {
         }
         match Policy::compile(self.policy.clone()) {
             Err(error) => {
+                // Of two of one name, the later one is wrong.
                 let place = error
                     .rule()
-                    .and_then(|name| self.policy.rules.iter().position(|rule| rule.name == name))
+                    .and_then(|name| self.policy.rules.iter().rposition(|rule| rule.name == name))
                     .map_or("policy".to_owned(), |n| format!("policy.rules.{n}"));
-                found.push(Problem::at(&place, error.message()));
+                let field = error.field().unwrap_or_default();
+                found.push(Problem::at(&format!("{place}.{field}"), error.message()));
             }
             Ok(policy) => self.check_mask(&policy, &mut found),
         }
@@ -43,7 +45,13 @@ impl Config {
             Err(error) => return found.push(Problem::at("mask", error.to_string())),
         };
         match compiled {
-            Err(error) => found.push(Problem::at(&format!("mask.{}", error.place()), error.to_string())),
+            Err(error) => {
+                // It names the place as `rules[2].paths[0]`, and again in its words.
+                let place = format!("mask.{}", error.place()).replace('[', ".").replace(']', "");
+                let words = error.to_string();
+                let message = words.strip_prefix(&format!("{}: ", error.place())).unwrap_or(&words);
+                found.push(Problem::at(&place, message));
+            }
             Ok(rules) => {
                 for set in policy.mask_sets().into_iter().filter(|set| !rules.has_set(set)) {
                     found.push(Problem::at("policy", format!("there is no mask set named `{set}`")));

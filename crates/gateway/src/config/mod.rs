@@ -270,8 +270,8 @@ impl Config {
     ///
     /// [`Diagnostics`]
     pub fn parse(path: &Path, source: &str) -> Result<Self, Diagnostics> {
-        let mut config: Self =
-            serde_yaml::from_str(source).map_err(|error| Diagnostics::from_yaml(path, source, &error))?;
+        let mut config: Self = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(source))
+            .map_err(|error| Diagnostics::from_yaml(path, source, &error))?;
         let problems = config.problems();
         if !problems.is_empty() {
             return Err(Diagnostics::from_problems(path, source, problems));
