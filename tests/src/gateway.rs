@@ -134,6 +134,15 @@ impl Gateway {
         self.process.as_ref().map_or_else(String::new, |process| process.out() + &process.err())
     }
 
+    /// The memory it has in use, in bytes (`VmRSS`).
+    pub fn memory(&self) -> usize {
+        let pid = self.process.as_ref().and_then(Running::pid).expect("it is running");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process");
+        let kibibytes = line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number");
+        kibibytes << 10
+    }
+
     // -- Its clients ------------------------------------------------------------------------------
 
     /// kubectl as this persona, with a token of its own: an hour's access token in a file that
