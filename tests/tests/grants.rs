@@ -251,6 +251,30 @@ async fn after_the_end_nothing_reaches_the_server() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_for_people_ends_with_its_grant() {
+    let cluster = Cluster::from_env();
+    let gateway = gateway(&cluster).await;
+    let grant = exchange(&gateway, "agent-two", "everything").await;
+    let (mark, name) = (cluster.audit_log().mark(), format!("ended-{}", uuid::Uuid::new_v4().simple()));
+    let create = ["create", "clusterrolebinding", &name, "--clusterrole=view", "--user=jo"];
+    let create = with_token(&gateway, &grant.token).start(&create);
+    let held = |records: &Records| {
+        let mut events = records.events().filter(|event| event.kind == EventKind::Held);
+        events.next().and_then(|event| event.ticket.clone())
+    };
+    let ticket = gateway.wait_for_record("the ticket", held).await;
+    gateway.cli("agent-two", &["grants", "revoke", &grant.id]).await.ok();
+    let said = create.finish().await.fails();
+    assert!(said.contains("while the request waited, the grant was revoked"), "{said}");
+    // What people say now comes too late.
+    gateway.cli("approver-amir", &["approvals", "approve", &ticket]).await.ok();
+    let seen = cluster.events_since(mark).await;
+    let mut named =
+        seen.iter().filter(|event| event.object_ref.as_ref().is_some_and(|object| object.name == name));
+    assert!(named.all(|event| event.request_uri.contains("dryRun=All")), "{seen:?}");
+}
+
+#[tokio::test]
 async fn kubectls_plugin_gets_a_grant_and_no_other_once_it_has_ended() {
     let cluster = Cluster::from_env();
     let gateway = gateway(&cluster).await;

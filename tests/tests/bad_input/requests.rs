@@ -1,5 +1,6 @@
 //! Requests that two readers could understand differently, that nobody can understand, or that claim what is not theirs.
 
+use http::StatusCode;
 use portcullis_audit::{End, Outcome};
 use portcullis_tests::{Cluster, Gateway};
 
@@ -32,6 +33,18 @@ async fn malformed_heads_are_refused_by_the_parser_and_on_record() {
     ] {
         door.refuses(what, bytes, (status, "")).await;
     }
+    door.holds().await;
+}
+
+#[tokio::test]
+async fn oversized_heads_are_refused_over_http2_too() {
+    let door = door().await;
+    let long = door.gateway.request("GET", PODS, &door.token).header("x-long", "x".repeat(100 << 10));
+    let answer = door.gateway.http().send(long.body("").unwrap()).await;
+    assert_eq!(
+        (answer.version(), answer.status()),
+        (http::Version::HTTP_2, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    );
     door.holds().await;
 }
 
