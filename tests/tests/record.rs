@@ -114,6 +114,10 @@ async fn what_its_client_broke_off() {
 
     let mut watch = agent.start(&["get", "pods", "--watch"]);
     watch.wait_for_output(|text| text.contains("toolbox")).await;
+    // kubectl prints the list before it asks for the watch.
+    let watching =
+        |records: &Records| records.intents().any(|intent| intent.request.info.verb == "watch").then_some(());
+    gateway.wait_for_record("the watch's beginning", watching).await;
     watch.kill().await;
     let mut logs = agent.start(&["logs", "-f", "toolbox", "--tail=1"]);
     logs.wait_for_output(|text| text.contains("tick")).await;
