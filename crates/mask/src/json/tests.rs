@@ -281,6 +281,17 @@ fn detectors_replace_what_they_find_in_selected_strings() {
 }
 
 #[test]
+fn a_token_in_a_message_is_replaced_whole_whatever_part_of_it_looks_encoded() {
+    let token = "eyJhbGciOiJSUzI1NiIsImtpZCI6Ik1FVDIifQ.eyJzdWIiOiJhZ2VudC1jaSJ9.Gx5T41dWQ9kZ\
+        Lm2nB7vCx1S8_ktI-RXt2sym7tG9LAS9NXC_Fmtd0Lo8wBtDA-c3VwZXJzZWNyZXQ";
+    check(
+        &scope("packs: [kubernetes-secrets]", &resource("", "pods")),
+        &format!(r#"{{"kind":"Status","message":"pods \"{token}\" not found"}}"#),
+        r#"{"kind":"Status","message":"pods \"masked:messages:#\" not found"}"#,
+    );
+}
+
+#[test]
 fn contradictions_and_excess_end_the_stream() {
     let widgets = scope(
         "{packs: [kubernetes-secrets], limits: {heldBytes: 2000}}",

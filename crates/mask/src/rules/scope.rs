@@ -273,19 +273,21 @@ impl Scope {
         let plan = self.detectors(rule).iter().map(|detector| (*detector, Some(rule))).collect();
         let mut plan =
             TextPlan { scope: self.clone(), rules: plan, binding: binding.to_vec(), counts: Vec::new() };
-        let mut redacted = text.to_owned();
+        // Formats first: they know where a secret ends. What merely looks encoded may be part of one, and would hide the rest.
+        let mut scan = TextScan::new(plan.clone());
+        let mut pieces = Vec::new();
+        scan.push(Bytes::copy_from_slice(text.as_bytes()), &mut pieces);
+        scan.finish(&mut pieces);
+        let mut redacted = String::from_utf8_lossy(&join(&pieces)).into_owned();
         for detector in self.detectors(rule).iter().copied().filter(|detector| !detector.streams()) {
             for range in echoes(&redacted, detector).into_iter().rev() {
                 let token = plan.replacement(detector, &redacted.as_bytes()[range.clone()]);
                 redacted.replace_range(range, &token);
             }
         }
-        let mut scan = TextScan::new(plan);
-        let mut pieces = Vec::new();
-        scan.push(Bytes::from(redacted), &mut pieces);
-        scan.finish(&mut pieces);
-        let count = scan.take_counts().iter().map(|(_, count)| count).sum();
-        (count > 0).then(|| (String::from_utf8_lossy(&join(&pieces)).into_owned(), count))
+        let counts = scan.take_counts().into_iter().chain(plan.take_counts());
+        let count = counts.map(|(_, count)| count).sum();
+        (count > 0).then_some((redacted, count))
     }
 
     /// A message of a server, such as a warning, with what it may echo replaced.
