@@ -75,7 +75,7 @@ impl Context {
     pub(crate) fn command(&self) -> &str {
         self.command.get_or_init(|| {
             let words = match self.audit.redactor() {
-                Some(redactor) => self.info.in_words(self.uri.query(), |text| redactor.text(text)),
+                Some(redactor) => self.request().info.in_words(self.uri.query(), |text| redactor.text(text)),
                 None => self.info.in_words(self.uri.query(), |text| match text == self.info.path {
                     true => text.to_owned(),
                     false => "…".to_owned(),

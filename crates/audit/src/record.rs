@@ -433,17 +433,15 @@ fn redacted_info(
     uri: &Uri,
     target: &str,
 ) -> RequestInfo {
-    let mut copy = info.clone();
+    let mut copy = match redactor {
+        Some(redactor) => info.redacted(redactor),
+        None => info.clone(),
+    };
     let path = target.split('?').next().unwrap_or_default();
     if path != uri.path() {
         copy.path = path.to_owned();
     }
-    for field in [&mut copy.field_selector, &mut copy.label_selector] {
-        if let Some(redactor) = redactor.filter(|_| !field.is_empty()) {
-            *field = redactor.text(field);
-        }
-    }
-    for field in [&mut copy.path, &mut copy.field_selector, &mut copy.label_selector] {
+    for field in [&mut copy.path, &mut copy.name, &mut copy.field_selector, &mut copy.label_selector] {
         if field.len() > 4096 {
             *field = bounded(field, 4096);
         }

@@ -29,4 +29,9 @@ pub trait Redactor: Send + Sync + 'static {
 
     /// A copy of free text: an argument of a command, a reason, a user agent.
     fn text(&self, text: &str) -> String;
+
+    /// A copy of what ought to be a name or a path: what is found in text is replaced here, too.
+    fn name(&self, name: &str) -> String {
+        if name.is_empty() { String::new() } else { self.text(name) }
+    }
 }

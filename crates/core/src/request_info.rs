@@ -3,6 +3,8 @@
 use http::{Method, Request};
 use serde::{Deserialize, Serialize};
 
+use crate::Redactor;
+
 /// What a request asks for: the fields Kubernetes calls *request attributes*.
 ///
 /// For a Kubernetes API server these are computed exactly as `k8s.io/apiserver`'s `RequestInfoFactory` does
@@ -92,6 +94,23 @@ impl RequestInfo {
     /// The verb that policy, grants and durability judge by: `create` for connect requests, else [`verb`](Self::verb).
     pub fn effective_verb(&self) -> &str {
         if self.is_connect() { "create" } else { &self.verb }
+    }
+
+    /// A copy for others to keep. A client may have put a secret where a name belongs.
+    #[must_use]
+    pub fn redacted(&self, redactor: &dyn Redactor) -> Self {
+        let mut copy = self.clone();
+        for name in
+            [&mut copy.path, &mut copy.namespace, &mut copy.resource, &mut copy.subresource, &mut copy.name]
+        {
+            *name = redactor.name(name);
+        }
+        for selector in [&mut copy.field_selector, &mut copy.label_selector] {
+            if !selector.is_empty() {
+                *selector = redactor.text(selector);
+            }
+        }
+        copy
     }
 
     /// `pods` or `pods/log`: how RBAC rules name it.

@@ -37,6 +37,10 @@ impl Redactor for KeepNothing {
     fn text(&self, _: &str) -> String {
         "(withheld)".into()
     }
+
+    fn name(&self, name: &str) -> String {
+        name.to_owned()
+    }
 }
 
 /// A redacted copy of a request.
@@ -66,7 +70,7 @@ pub(crate) fn copy(
     };
     HeldRequest {
         audit_id,
-        info: info.clone(),
+        info: info.redacted(redactor),
         method: method.to_string(),
         uri: bounded(redactor.uri(info, uri)),
         command: bounded(in_words(redactor, info, method, uri, &body)),
@@ -88,7 +92,7 @@ fn in_words(
     if !info.is_resource_request {
         return format!("{method} {}", redactor.uri(info, uri));
     }
-    let mut info = info.clone();
+    let mut info = info.redacted(redactor);
     if info.name.is_empty() && info.verb == "create" {
         info.name = name_in(body);
     }

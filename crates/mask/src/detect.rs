@@ -125,6 +125,9 @@ static FORMATS: [Format; 35] = [
 ];
 
 impl Format {
+    /// No secret is shorter, its prefix included.
+    pub(crate) const SHORTEST: usize = 11;
+
     /// The format whose prefix `bytes` begin with.
     pub(crate) fn at(bytes: &[u8]) -> Option<&'static Self> {
         FORMATS.iter().find(|format| bytes.starts_with(format.prefix.as_bytes()))
@@ -252,6 +255,12 @@ mod tests {
     fn check(text: &str, detector: Detector, expected: &[&str]) {
         let found: Vec<_> = echoes(text, detector).into_iter().map(|range| &text[range]).collect();
         assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn no_format_is_shorter_than_the_shortest() {
+        let shortest = FORMATS.iter().map(|format| format.prefix.len() + format.least).min();
+        assert_eq!(shortest, Some(Format::SHORTEST));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     MaskError, Masker, Rules, Scope,
+    detect::Format,
     negotiate::{is_json, is_yaml},
     piece::join,
     seek::{PROTOBUF, documents, essence},
@@ -51,6 +52,10 @@ impl RequestRedactor {
             Some("text/plain") => body.to_vec(),
             Some(other) => return Err(format!("{other} is not read")),
         };
+        let masked = match essence.as_deref() {
+            Some("application/json-patch+json" | "text/plain") => masked,
+            _ => known_fields_only(&scope, info, masked),
+        };
         Ok(search(&scope, masked))
     }
 
@@ -60,7 +65,7 @@ impl RequestRedactor {
         let mut copy = Vec::new();
         for value in &documents {
             if !copy.is_empty() {
-                copy.extend_from_slice(b"\n---\n");
+                copy.extend_from_slice(SEPARATOR.as_bytes());
             }
             let json = Bytes::from(value.to_string());
             copy.extend(document(scope, json).map_err(|error| error.to_string())?);
@@ -108,6 +113,11 @@ impl Redactor for RequestRedactor {
     fn text(&self, text: &str) -> String {
         redact(&self.rules.scope(&RequestInfo::default(), None, None), text)
     }
+
+    fn name(&self, name: &str) -> String {
+        // Each request has several, and hardly any is long enough to hold something.
+        if name.len() < Format::SHORTEST { name.to_owned() } else { self.text(name) }
+    }
 }
 
 /// What must be escaped in a query's value.
@@ -126,6 +136,52 @@ fn document(scope: &Scope, json: Bytes) -> Result<Vec<u8>, MaskError> {
     masker.push(json, &mut pieces)?;
     masker.finish(&mut pieces)?;
     Ok(join(&pieces))
+}
+
+/// What stands between the documents of a copy.
+const SEPARATOR: &str = "\n---\n";
+const LAST_APPLIED: &str = "/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+
+/// What a Secret has. Anything else in one is a slip, such as `stringdata`, and what is in it was meant to be a secret.
+const FIELDS_OF_SECRETS: [&str; 7] =
+    ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData"];
+
+/// Masks whatever a Secret has in fields that Secrets do not have.
+fn known_fields_only(scope: &Scope, info: &RequestInfo, copy: Vec<u8>) -> Vec<u8> {
+    let secrets = info.resource == "secrets" && info.api_group.is_empty();
+    let Ok(text) = std::str::from_utf8(&copy) else { return copy };
+    if !secrets && !text.contains("Secret") {
+        return copy;
+    }
+    let documents = text.split(SEPARATOR).map(|document| {
+        let mut value = serde_json::from_str(document)?;
+        mask_unknown_fields(scope, &mut value, secrets);
+        Ok::<_, serde_json::Error>(value.to_string())
+    });
+    // It has been masked already: what cannot be read again is as good as it was.
+    documents.collect::<Result<Vec<_>, _>>().map_or(copy.clone(), |read| read.join(SEPARATOR).into_bytes())
+}
+
+fn mask_unknown_fields(scope: &Scope, value: &mut Value, secrets: bool) {
+    let Value::Object(object) = value else { return };
+    let kind = object.get("kind").and_then(Value::as_str);
+    let is_secret = kind == Some("Secret") || (secrets && kind.is_none());
+    if let Some(Value::Array(items)) = object.get_mut("items") {
+        items.iter_mut().for_each(|item| mask_unknown_fields(scope, item, secrets));
+    }
+    if !is_secret {
+        return;
+    }
+    for (name, value) in object.iter_mut().filter(|(name, _)| !FIELDS_OF_SECRETS.contains(&name.as_str())) {
+        *value = Value::String(scope.copy_token(format!("{name}={value}").as_bytes()));
+    }
+    let applied = object.get_mut("metadata").and_then(|metadata| metadata.pointer_mut(LAST_APPLIED));
+    if let Some(Value::String(text)) = applied
+        && let Ok(mut document) = serde_json::from_str(text)
+    {
+        mask_unknown_fields(scope, &mut document, secrets);
+        *text = document.to_string();
+    }
 }
 
 /// A JSON patch (RFC 6902): each value is masked as what it would be at the place it is meant for.
@@ -260,6 +316,24 @@ mod tests {
                 assert_eq!(digest.len(), 64);
             }
         }
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_no_way_past_the_rules() {
+        let secret =
+            format!(r#"{{"kind":"Secret","metadata":{{"name":"db"}},"stringdata":{{"p":"{CANARY}"}}}}"#);
+        check(&resource("", "secrets"), "application/json", &secret, r#""name":"db""#);
+        check(&resource("", "widgets"), "application/json", &secret, r#""name":"db""#);
+        let patch = format!(r#"{{"strigData":{{"p":"{CANARY}"}},"metadata":{{"labels":{{"a":"b"}}}}}}"#);
+        check(&resource("", "secrets"), "application/merge-patch+json", &patch, r#""a":"b""#);
+        let list = format!(r#"{{"kind":"List","items":[{secret}]}}"#);
+        check(&resource("", "secrets"), "application/json", &list, r#""name":"db""#);
+        let applied = serde_json::json!({
+            "kind": "Secret",
+            "metadata": { "annotations": { "kubectl.kubernetes.io/last-applied-configuration": secret } },
+        });
+        check(&resource("", "secrets"), "application/json", &applied.to_string(), "db");
+        check(&resource("", "secrets"), "application/yaml", &format!("{secret}\n---\n{secret}\n"), "\n---\n");
     }
 
     #[test]
