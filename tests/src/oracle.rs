@@ -11,6 +11,8 @@ use crate::gateway::Records;
 
 const NOT_SENT: &str = "let through, but not sent: no such cluster, or no answer that could be masked";
 
+const LEFT: &str = "let through, but its client left before it was sent";
+
 /// A way in which the two logs may differ.
 struct Explanation {
     why: &'static str,
@@ -63,6 +65,9 @@ impl Comparison {
                 // Nobody answered, and the client was told so.
                 Some(outcome) if outcome.end == End::Refused && refused_behind_the_commit(outcome) => {
                     *comparison.explained.entry(NOT_SENT).or_default() += 1;
+                }
+                Some(outcome) if outcome.end == End::Aborted && outcome.upstream.is_none() => {
+                    *comparison.explained.entry(LEFT).or_default() += 1;
                 }
                 outcome => comparison
                     .differ(format!("the server never saw {} {}: {outcome:?}", intent.id, intent.command)),
