@@ -52,6 +52,22 @@ impl Cluster {
         self.dir.join("gateway.kubeconfig")
     }
 
+    /// The kubeconfig of a service account that may do what agents may in this namespace, straight to
+    /// the API server: for clients that cannot impersonate.
+    pub async fn robot(&self, dir: &Path, namespace: &str) -> PathBuf {
+        let admin = self.admin().namespace(namespace);
+        admin.run(&["create", "serviceaccount", "robot"]).await.ok();
+        let subject = format!("--serviceaccount={namespace}:robot");
+        admin.run(&["create", "rolebinding", "robot", "--clusterrole=edit", &subject]).await.ok();
+        let everywhere = format!("{namespace}-robot");
+        admin
+            .run(&["create", "clusterrolebinding", &everywhere, "--clusterrole=agents-cluster", &subject])
+            .await
+            .ok();
+        let token = admin.run(&["create", "token", "robot", "--duration=1h"]).await.ok();
+        Kubeconfig::new(&self.url, self.ca()).token(token.trim()).write(dir.join("robot.kubeconfig"))
+    }
+
     /// Another user with the gateway's rights, and its kubeconfig in this directory: what the API
     /// server saw of this one gateway can then be told from all else. Returns the user's name.
     pub async fn another_gateway(&self, path: &Path) -> String {
@@ -146,10 +162,19 @@ impl Cluster {
     }
 }
 
-/// An executable that `cargo xtask setup` installed: `kubectl`, `python`.
+/// An executable that `cargo xtask setup` installed: `kubectl`.
 #[track_caller]
 pub fn tool(name: &str) -> PathBuf {
     let path = tools().join("bin").join(name);
+    assert!(path.exists(), "{} IS NOT INSTALLED: RUN `cargo xtask setup`", path.display());
+    path
+}
+
+/// Python with the clients' packages.
+#[track_caller]
+pub fn python() -> PathBuf {
+    // By its own path, from which it knows its environment.
+    let path = tools().join("python/bin/python");
     assert!(path.exists(), "{} IS NOT INSTALLED: RUN `cargo xtask setup`", path.display());
     path
 }
@@ -160,6 +185,22 @@ pub(crate) fn tools() -> PathBuf {
         Some(dir) => dir.into(),
         None => root().join("target/tools"),
     }
+}
+
+/// A file of this package, such as a client's program.
+pub fn source(path: &str) -> PathBuf {
+    root().join("tests").join(path)
+}
+
+/// A Go program below `tests/clients/`, built if it must be.
+pub async fn go_program(name: &str) -> PathBuf {
+    let program = root().join("target/clients").join(name);
+    let mut go = tokio::process::Command::new("go");
+    go.current_dir(source("clients").join(name)).args(["build", "-trimpath", "-buildvcs=false", "-o"]);
+    // No deadline: the first time, all of client-go is compiled.
+    let built = go.arg(&program).arg(".").output().await.expect("THERE IS NO `go`");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    program
 }
 
 /// The workspace's root.

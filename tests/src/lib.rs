@@ -41,7 +41,7 @@ mod twins;
 
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
 pub use ca::{Issued, TestCa};
-pub use cluster::{Cluster, gateway_binary, tool};
+pub use cluster::{Cluster, gateway_binary, go_program, python, source, tool};
 pub use gateway::{Gateway, Records, configuration};
 pub use http_client::{Answer, HttpClient};
 pub use idp::{Idp, TokenRequest};

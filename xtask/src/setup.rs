@@ -2,7 +2,7 @@
 //! below `target/tools`, and again only when the committed list of versions changes.
 //!
 //! ```text
-//! target/tools/bin/       kubectl, cargo-deny, python   (links; put it first on the path)
+//! target/tools/bin/       kubectl, cargo-deny   (links; put it first on the path)
 //! target/tools/python/    a virtual environment of tests/clients/python/requirements.txt
 //! target/tools/node/      node_modules of tests/idp/package-lock.json
 //! ```
@@ -14,7 +14,7 @@ use crate::command::{self, heading, note};
 use crate::{Failure, Result};
 
 /// What of the Python environment tests call by name.
-const LINKS: [&str; 3] = ["kubectl", "cargo-deny", "python"];
+const LINKS: [&str; 2] = ["kubectl", "cargo-deny"];
 
 /// Installs what is missing and returns the directory of executables.
 pub(crate) fn run() -> Result<PathBuf> {
