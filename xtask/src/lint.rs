@@ -14,10 +14,13 @@ pub(crate) fn run() -> Result {
         Failure::new("the format differs from what `cargo fmt --all` writes; run it and look at the change")
     })?;
     if command::exists("go", "version") {
-        let differs = command::output(command::program("gofmt").args(["-l", "tests/cluster", "tests/clients"]))?;
+        let differs =
+            command::output(command::program("gofmt").args(["-l", "tests/cluster", "tests/clients"]))?;
         if !differs.is_empty() {
             let files = String::from_utf8_lossy(&differs);
-            return Err(Failure::new(format!("run `gofmt -w tests/cluster tests/clients`; it would change\n{files}")));
+            return Err(Failure::new(format!(
+                "run `gofmt -w tests/cluster tests/clients`; it would change\n{files}"
+            )));
         }
     }
     heading("Clippy");
