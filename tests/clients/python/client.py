@@ -83,13 +83,15 @@ def execute(core, namespace):
 
     session = stream(
         core.connect_get_namespaced_pod_exec, "box", namespace,
-        command=["sh", "-c", "while read line; do echo heard $line; test $line = last && exit 0; done"],
+        command=["sh", "-c", "while read line; do test $line = bye && exit 0; echo heard $line; done"],
         stdin=True, stdout=True, stderr=True, tty=False, _preload_content=False,
     )
     heard = []
     for word in ["first", "second", "last"]:
         session.write_stdin(word + "\n")
         heard.append(session.readline_stdout(timeout=30))
+    # Only now: the client forgets a line that arrives together with the end.
+    session.write_stdin("bye\n")
     session.run_forever(timeout=30)
     show("exec with input", [heard, session.returncode])
 
