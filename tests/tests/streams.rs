@@ -82,7 +82,10 @@ async fn what_runs_is_attached_to() {
 
             // `run -i` attaches to what it starts, and its input is the container's.
             let run = ["run", "-i", "--rm", "--quiet", name, "--image=none", "--restart=Never"];
-            let read = ["--command", "--", "sh", "-c", "echo ready; read line; echo read $line; exit 4"];
+            // What it says before anybody is attached, nobody hears; so it says it again.
+            let script =
+                "while :; do echo ready; sleep 0.1; done & read line; kill $!; echo read $line; exit 4";
+            let read = ["--command", "--", "sh", "-c", script];
             let mut running = kubectl.start(&[&run[..], &read].concat());
             running.wait_for_output(|text| text.contains("ready")).await;
             running.write("words\n").await;
