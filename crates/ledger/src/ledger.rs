@@ -250,11 +250,12 @@ impl Ledger {
             log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
         }
 
-        let shared = Arc::new(Shared::new(options.capacity, options.on_failure, &log, checkpoint.size));
+        let disk = log.disk();
+        let shared = Arc::new(Shared::new(options.capacity, options.on_failure, log, checkpoint.size));
         let public = key.verifying_key().clone();
         let interval = options.checkpoint_interval;
-        let syncer = Syncer::new(shared.clone(), dir.clone(), key, interval, options.on_checkpoint, &log);
-        let writer = WriterThread::new(shared.clone(), log, options.retry_interval, options.recovery_record);
+        let syncer = Syncer::new(shared.clone(), dir.clone(), key, interval, options.on_checkpoint, disk);
+        let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
         let mut ledger =
             Self { shared, reader: Reader::new(dir.clone()), key: public, threads: Vec::new(), _lock: lock };
         for (name, run) in [

@@ -92,10 +92,15 @@ impl Log {
         self.disk.sync(&self.segment.file)
     }
 
-    /// Begins a new segment when the present one is large enough, and says so.
-    pub(crate) fn rotate_if_full(&mut self) -> io::Result<bool> {
-        if self.segment.end < self.segment_size {
-            return Ok(false);
+    /// Whether the next record goes to a new segment.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.segment.end >= self.segment_size
+    }
+
+    /// Begins a new segment when the present one is large enough.
+    pub(crate) fn rotate_if_full(&mut self) -> io::Result<()> {
+        if !self.is_full() {
+            return Ok(());
         }
         // Flushed first, so that only the last segment can ever have a torn tail.
         self.disk.sync(&self.segment.file)?;
@@ -103,10 +108,10 @@ impl Log {
         let file = File::options().append(true).read(true).open(&path)?;
         let end = file.metadata()?.len();
         self.segment = Segment { path: path.into(), file: Arc::new(file), end };
-        Ok(true)
+        Ok(())
     }
 
-    /// Flushes what is dirty.
+    /// What flushes it.
     pub(crate) fn disk(&self) -> Disk {
         self.disk.clone()
     }

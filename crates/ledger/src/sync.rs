@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ledger::{CHECKPOINT, OnCheckpoint, replace_name};
-use crate::log::{Dirty, Disk, Log};
+use crate::log::{Dirty, Disk};
 use crate::writer::{AppendError, Completion, Receipt, Shared, ThreadGuard};
 use crate::{Checkpoint, Frontier, SigningKey};
 
@@ -30,9 +30,9 @@ impl Syncer {
         key: SigningKey,
         interval: Duration,
         on_checkpoint: Option<OnCheckpoint>,
-        log: &Log,
+        disk: Disk,
     ) -> Self {
-        Self { shared, dir, key, interval, on_checkpoint, disk: log.disk(), last: now() }
+        Self { shared, dir, key, interval, on_checkpoint, disk, last: now() }
     }
 
     pub(crate) fn run(mut self) {
@@ -48,7 +48,7 @@ impl Syncer {
                     put_back(&mut state.dirty, dirty);
                     state.wanted.extend(wanted);
                     drop(state);
-                    shared.fail(&format!("flush: {error}"), Vec::new(), waiters);
+                    shared.fail(&format!("flush: {error}"), Vec::new(), waiters, None);
                 }
                 Ok(()) => {
                     state.durable = state.durable.max(tree.size());

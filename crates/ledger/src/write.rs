@@ -1,102 +1,92 @@
-//! The thread that writes: takes all that is queued, writes it with one call, tells who waited only for that.
+//! Writing: the pen, which one at a time holds, and the thread that takes it when no caller does.
 
 use std::mem::take;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::ledger::{Recovery, RecoveryCause, RecoveryRecord};
 use crate::log::{Dirty, Log};
-use crate::writer::{AppendError, Completion, Durability, Job, Receipt, Shared, ThreadGuard};
+use crate::writer::{AppendError, Completion, Durability, Job, Receipt, Shared, State, ThreadGuard};
 
 /// How much of the queue is written with one call, in bytes of records.
 const GROUP_BYTES: usize = 1024 * 1024;
+/// How many groups a caller writes before it leaves the rest to the writer thread.
+const CALLER_GROUPS: usize = 4;
 
-pub(crate) struct WriterThread {
-    shared: Arc<Shared>,
+/// What it takes to write to the log.
+pub(crate) struct Pen {
     log: Log,
-    retry_interval: Duration,
-    recovery_record: RecoveryRecord,
     receipts: Vec<Receipt>,
 }
 
-impl WriterThread {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        log: Log,
-        retry_interval: Duration,
-        recovery_record: RecoveryRecord,
-    ) -> Self {
-        Self { shared, log, retry_interval, recovery_record, receipts: Vec::new() }
+impl Pen {
+    pub(crate) const fn new(log: Log) -> Self {
+        Self { log, receipts: Vec::new() }
+    }
+}
+
+/// Somebody writes, and nobody else. When it ends, the pen is put back, and the writer thread woken if there is more.
+pub(crate) struct Turn<'s> {
+    shared: &'s Shared,
+    /// Gone when writing failed.
+    pen: Option<Box<Pen>>,
+}
+
+impl<'s> Turn<'s> {
+    fn take(shared: &'s Shared, state: &mut State) -> Option<Self> {
+        state.pen.take().map(|pen| Self { shared, pen: Some(pen) })
     }
 
-    pub(crate) fn run(mut self) {
-        let _guard = ThreadGuard(self.shared.clone());
-        while let Some(mut jobs) = self.next_jobs() {
-            while !jobs.is_empty() {
-                let rest = jobs.split_off(group_length(&jobs));
-                self.write(std::mem::replace(&mut jobs, rest));
-            }
-        }
+    /// For a caller that may be an asynchronous thread: only when the kernel takes records at once. It may not while it
+    /// flushes, and a new segment is flushed first.
+    pub(crate) fn take_here(shared: &'s Shared, state: &mut State) -> Option<Self> {
+        let prompt = !state.flushing && state.pen.as_ref().is_some_and(|pen| !pen.log.is_full());
+        if prompt { Self::take(shared, state) } else { None }
     }
 
-    /// Waits for something to write; `None` when there will be nothing more.
-    fn next_jobs(&mut self) -> Option<Vec<Job>> {
-        let shared = self.shared.clone();
-        loop {
-            let mut state = shared.lock();
-            if state.dead {
-                return None;
+    /// Writes what is queued, but not for long.
+    pub(crate) fn write_a_few(mut self) {
+        for _ in 0..CALLER_GROUPS {
+            let mut state = self.shared.lock();
+            let length = group_length(&state.queue);
+            if length == 0 || state.flushing || self.pen.as_ref().is_none_or(|pen| pen.log.is_full()) {
+                return;
             }
-            if state.failure.is_some() {
-                let last_try = state.closing;
-                // Only closing wakes this early: while failing, nothing is queued.
-                let again = if last_try {
-                    drop(state);
-                    true
-                } else {
-                    let waited = shared.work.wait_timeout(state, self.retry_interval);
-                    waited.is_ok_and(|(_, waited)| waited.timed_out())
-                };
-                if again && !self.repair() && last_try {
-                    return None;
-                }
-                continue;
-            }
-            if !state.queue.is_empty() {
-                return Some(take(&mut state.queue));
-            }
-            if state.closing {
-                return None;
-            }
-            drop(shared.work.wait(state));
+            let jobs = state.queue.drain(..length).collect();
+            drop(state);
+            self.write(jobs);
         }
     }
 
     fn write(&mut self, jobs: Vec<Job>) {
-        let began = match self.log.rotate_if_full() {
-            Ok(_) => self.log.segment.end,
-            Err(error) => return self.shared.fail(&error.to_string(), jobs, Vec::new()),
+        let Some(pen) = &mut self.pen else { return };
+        let log = &mut pen.log;
+        pen.receipts.clear();
+        let written = log.rotate_if_full().map(|_| log.segment.end).and_then(|began| {
+            log.append(jobs.iter().map(|job| job.record.as_slice()), &mut pen.receipts).map(|()| began)
+        });
+        let began = match written {
+            Ok(began) => began,
+            Err(error) => {
+                let pen = self.pen.take();
+                return self.shared.fail(&error.to_string(), jobs, Vec::new(), pen);
+            }
         };
-        self.receipts.clear();
-        let records = jobs.iter().map(|job| job.record.as_slice());
-        if let Err(error) = self.log.append(records, &mut self.receipts) {
-            return self.shared.fail(&error.to_string(), jobs, Vec::new());
-        }
 
         let mut written: Vec<(Completion, Receipt)> = Vec::with_capacity(jobs.len());
         let mut state = self.shared.lock();
         let was_covered = state.tree.size() == state.checkpointed;
-        state.tree = self.log.tree.clone();
+        state.tree.clone_from(&log.tree);
         state.taken -= jobs.len();
         match state.dirty.last_mut() {
-            Some(last) if last.segment.path == self.log.segment.path => {
-                last.segment.end = self.log.segment.end
+            Some(last) if Arc::ptr_eq(&last.segment.path, &log.segment.path) => {
+                last.segment.end = log.segment.end
             }
-            _ => state.dirty.push(Dirty { segment: self.log.segment.clone(), from: began }),
+            _ => state.dirty.push(Dirty { segment: log.segment.clone(), from: began }),
         }
         let mut flush = was_covered;
         let mut refused = Vec::new();
-        for (job, receipt) in jobs.into_iter().zip(self.receipts.drain(..)) {
+        for (job, receipt) in jobs.into_iter().zip(pen.receipts.drain(..)) {
             let Some(done) = job.done else { continue };
             match job.durability {
                 Durability::Write => written.push((done, receipt)),
@@ -114,49 +104,137 @@ impl WriterThread {
         written.into_iter().for_each(|(done, receipt)| done(Ok(receipt)));
         refused.into_iter().for_each(|done| done(Err(AppendError::Closed)));
     }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What the file holds is not known: nothing may be written after it.
+            return self.shared.end();
+        }
+        let Some(pen) = self.pen.take() else { return };
+        let mut state = self.shared.lock();
+        state.pen = Some(pen);
+        let awaited = !state.queue.is_empty() || state.closing || state.failure.is_some();
+        drop(state);
+        if awaited {
+            self.shared.work.notify_one();
+        }
+    }
+}
+
+/// Writes what no caller wrote, and repairs what failed.
+pub(crate) struct WriterThread {
+    shared: Arc<Shared>,
+    retry_interval: Duration,
+    recovery_record: RecoveryRecord,
+}
+
+impl WriterThread {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        retry_interval: Duration,
+        recovery_record: RecoveryRecord,
+    ) -> Self {
+        Self { shared, retry_interval, recovery_record }
+    }
+
+    pub(crate) fn run(self) {
+        let shared = &*self.shared;
+        let _guard = ThreadGuard(self.shared.clone());
+        while let Some((mut turn, jobs)) = self.next(shared) {
+            turn.write(jobs);
+        }
+    }
+
+    /// Waits for the pen and something to write with it; `None` when there will be nothing more.
+    fn next<'s>(&self, shared: &'s Shared) -> Option<(Turn<'s>, Vec<Job>)> {
+        let mut state = shared.lock();
+        loop {
+            if state.dead {
+                return None;
+            }
+            state = match state.pen {
+                None => wait(&shared.work, state),
+                Some(_) if state.failure.is_some() => {
+                    let last_try = state.closing;
+                    if !last_try {
+                        // Only closing wakes this early: while failing, nothing is queued.
+                        let (woken, waited) = shared
+                            .work
+                            .wait_timeout(state, self.retry_interval)
+                            .unwrap_or_else(PoisonError::into_inner);
+                        state = woken;
+                        if !waited.timed_out() {
+                            continue;
+                        }
+                    }
+                    let turn = Turn::take(shared, &mut state)?;
+                    drop(state);
+                    if !self.repair(turn) && last_try {
+                        return None;
+                    }
+                    shared.lock()
+                }
+                Some(_) if !state.queue.is_empty() => {
+                    let length = group_length(&state.queue);
+                    let jobs = state.queue.drain(..length).collect();
+                    return Turn::take(shared, &mut state).map(|turn| (turn, jobs));
+                }
+                Some(_) if state.closing => return None,
+                Some(_) => wait(&shared.work, state),
+            };
+        }
+    }
 
     /// Tries whether writing is possible again; if so the log says what happened and takes records again.
-    fn repair(&mut self) -> bool {
-        let mut state = self.shared.lock();
+    fn repair(&self, mut turn: Turn<'_>) -> bool {
+        let shared = turn.shared;
+        let mut state = shared.lock();
         while state.flushing {
-            let Ok(again) = self.shared.flush.wait(state) else { return false };
-            state = again;
+            state = wait(&shared.flush, state);
         }
         let dirty = state.dirty.clone();
         let why = state.failure.clone();
         drop(state);
 
+        let Some(Pen { log, .. }) = turn.pen.as_deref_mut() else { return false };
         let cause = RecoveryCause::WriteFailure { error: why.as_deref().unwrap_or_default().to_owned() };
-        let recovery = Recovery { size: self.log.tree.size(), cause };
-        let repaired = self.log.repair(&dirty).and_then(|()| {
+        let recovery = Recovery { size: log.tree.size(), cause };
+        let repaired = log.repair(&dirty).and_then(|()| {
             let record = (self.recovery_record)(&recovery);
-            self.log.append_one(&record)
+            log.append_one(&record)
         });
 
-        let mut state = self.shared.lock();
+        let mut state = shared.lock();
         if let Err(error) = repaired {
             state.failure = Some(error.to_string().into());
             return false;
         }
         state.dirty.clear();
-        state.tree = self.log.tree.clone();
+        state.tree.clone_from(&log.tree);
         state.durable = state.tree.size();
         state.failure = None;
         let mut late = take(&mut state.late);
         state.queue.append(&mut late);
         drop(state);
-        self.shared.flush.notify_all();
-        self.shared.tell(None);
+        shared.flush.notify_all();
+        shared.tell(None);
         true
     }
 }
 
-/// How many of `jobs` make up one write: at least one.
+/// A thread that panicked while holding the lock has poisoned nothing: every change under it is whole.
+fn wait<'s>(condition: &Condvar, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many of `jobs` make up one write: at least one, if there is one.
 fn group_length(jobs: &[Job]) -> usize {
     let mut bytes = 0;
     let fits = |job: &&Job| {
         bytes += job.record.len();
         bytes <= GROUP_BYTES
     };
-    jobs.iter().take_while(fits).count().max(1)
+    jobs.iter().take_while(fits).count().max(1).min(jobs.len())
 }

@@ -1,8 +1,9 @@
 //! Appending: handles, and the bounded queue behind them.
 //!
-//! Two threads share the work, so that a record which only has to reach the kernel never waits for another's flush:
-//! the *writer* (`write.rs`) takes everything that is queued and writes it with one call; the *syncer* (`sync.rs`)
-//! flushes with one call for everybody who waits for that, and signs checkpoints.
+//! Whoever holds the *pen* (`write.rs`) writes everything that is queued with one call. A caller that finds the pen free
+//! and the disk idle takes it for itself: waking another thread would cost more than the write. Otherwise the *writer*
+//! thread does it. The *syncer* (`sync.rs`) flushes with one call for everybody who waits for that, and signs checkpoints,
+//! so that a record which only has to reach the kernel never waits for another's flush.
 //!
 //! **Invariants.** A completion is called exactly once. `Ok` means the record is in the log as durably as was asked and
 //! stays there. After a failure every append is refused until the files have been repaired.
@@ -15,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::ledger::OnFailure;
 use crate::log::{Dirty, Log};
 use crate::segment::MAX_RECORD;
+use crate::write::{Pen, Turn};
 use crate::{Checkpoint, Frontier, Hash};
 
 /// How durable a record has to be before its append completes.
@@ -54,7 +56,8 @@ pub enum AppendError {
     Closed,
 }
 
-/// What is called, once, when a record has been written or refused. Runs on a thread of the ledger's: it must not block.
+/// What is called, once, when a record has been written or refused: on a thread of the ledger's, or before the append
+/// returns on the caller's own. It must not block.
 pub type Completion = Box<dyn FnOnce(Result<Receipt, AppendError>) + Send>;
 
 /// A handle for appending to a ledger. Cheap to clone.
@@ -82,7 +85,7 @@ impl Writer {
         Ok(Slot { shared: Some(self.shared.clone()) })
     }
 
-    /// Appends a record, or refuses at once. Never blocks.
+    /// Appends a record, or refuses at once. Never waits for the disk: at most for the kernel to take a few records.
     pub fn append(&self, record: Vec<u8>, durability: Durability, done: Completion) {
         match self.try_reserve() {
             Ok(slot) => slot.submit(record, durability, done, false),
@@ -163,7 +166,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Appends the record. Never blocks, so it may be called from `Drop`.
+    /// Appends the record. Never waits for the disk, so it may be called from `Drop`.
     pub fn append(self, record: Vec<u8>, durability: Durability, done: Completion) {
         self.submit(record, durability, done, true);
     }
@@ -188,10 +191,22 @@ impl Slot {
             return done(Err(error));
         }
         state.queue.push(Job { record, durability, done: Some(done), keep });
-        let first = state.queue.len() == 1;
-        drop(state);
-        if first {
-            shared.work.notify_one();
+        if state.queue.len() > 1 {
+            // The writer has been woken for the one before, or whoever has the pen will find it.
+            return;
+        }
+        match Turn::take_here(&shared, &mut state) {
+            Some(turn) => {
+                drop(state);
+                turn.write_a_few();
+            }
+            None => {
+                let idle = state.pen.is_some();
+                drop(state);
+                if idle {
+                    shared.work.notify_one();
+                }
+            }
         }
     }
 }
@@ -232,6 +247,8 @@ pub(crate) struct Shared {
 }
 
 pub(crate) struct State {
+    /// Not there while somebody writes.
+    pub(crate) pen: Option<Box<Pen>>,
     pub(crate) queue: Vec<Job>,
     /// Records of things that happened, told while writing failed.
     pub(crate) late: Vec<Job>,
@@ -269,7 +286,7 @@ impl State {
 }
 
 impl Shared {
-    pub(crate) fn new(capacity: usize, on_failure: Option<OnFailure>, log: &Log, checkpointed: u64) -> Self {
+    pub(crate) fn new(capacity: usize, on_failure: Option<OnFailure>, log: Log, checkpointed: u64) -> Self {
         let state = State {
             queue: Vec::new(),
             late: Vec::new(),
@@ -287,6 +304,7 @@ impl Shared {
             checkpointed,
             wanted: Vec::new(),
             flushing: false,
+            pen: Some(Box::new(Pen::new(log))),
         };
         Self { state: Mutex::new(state), capacity, work: Condvar::new(), flush: Condvar::new(), on_failure }
     }
@@ -309,11 +327,19 @@ impl Shared {
         }
     }
 
-    /// Refuses everything from now on, and everybody who waits. What happened already is kept for later.
-    pub(crate) fn fail(&self, why: &str, mut jobs: Vec<Job>, mut waiters: Vec<(Completion, Receipt)>) {
+    /// Refuses everything from now on, and everybody who waits. What happened already is kept for later. A `pen` is put
+    /// back in the same step: nobody writes after half a group.
+    pub(crate) fn fail(
+        &self,
+        why: &str,
+        mut jobs: Vec<Job>,
+        mut waiters: Vec<(Completion, Receipt)>,
+        pen: Option<Box<Pen>>,
+    ) {
         let why: Arc<str> = why.into();
         let mut state = self.lock();
         state.failure = Some(why.clone());
+        state.pen = pen.or(state.pen.take());
         jobs.append(&mut state.queue);
         waiters.append(&mut state.waiters);
         let wanted = take(&mut state.wanted);
@@ -334,6 +360,30 @@ impl Shared {
         wanted.into_iter().for_each(|wanted| drop(wanted.send(Err(error.clone()))));
     }
 
+    /// Nothing is written any more. After a panic, nobody knows what was.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.written_out = true;
+        let jobs = take(&mut state.queue);
+        let (mut waiters, mut wanted) = (Vec::new(), Vec::new());
+        if std::thread::panicking() {
+            state.dead = true;
+            (waiters, wanted) = (take(&mut state.waiters), take(&mut state.wanted));
+        }
+        drop(state);
+        self.work.notify_all();
+        self.flush.notify_all();
+        let completions = jobs.into_iter().filter_map(|job| job.done);
+        completions
+            .chain(waiters.into_iter().map(|(done, _)| done))
+            .for_each(|done| done(Err(AppendError::Closed)));
+        drop(wanted);
+        if std::thread::panicking() {
+            self.tell(Some("whoever wrote to the ledger ended unexpectedly"));
+        }
+    }
+
     pub(crate) fn checkpoint(&self) -> Result<Checkpoint, AppendError> {
         let (send, receive) = sync_channel(1);
         let mut state = self.lock();
@@ -350,25 +400,6 @@ pub(crate) struct ThreadGuard(pub(crate) Arc<Shared>);
 
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.closing = true;
-        state.written_out = true;
-        let jobs = take(&mut state.queue);
-        let (mut waiters, mut wanted) = (Vec::new(), Vec::new());
-        if std::thread::panicking() {
-            state.dead = true;
-            (waiters, wanted) = (take(&mut state.waiters), take(&mut state.wanted));
-        }
-        drop(state);
-        self.0.work.notify_all();
-        self.0.flush.notify_all();
-        let completions = jobs.into_iter().filter_map(|job| job.done);
-        completions
-            .chain(waiters.into_iter().map(|(done, _)| done))
-            .for_each(|done| done(Err(AppendError::Closed)));
-        drop(wanted);
-        if std::thread::panicking() {
-            self.0.tell(Some("a thread of the ledger ended unexpectedly"));
-        }
+        self.0.end();
     }
 }
