@@ -322,6 +322,54 @@ fn a_failing_flush_refuses_whoever_asked_for_it_and_loses_nothing() {
     assert_eq!(all.last().unwrap(), &record(39));
 }
 
+/// Callers write by themselves, the writer thread repairs: whoever does, what was acknowledged is there, once, in order.
+#[test]
+fn many_appenders_on_a_disk_that_fails_now_and_then() {
+    let (dir, ledger, faults, told) = failing();
+    drop(told);
+    let acknowledged: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let appender = |thread: u32| {
+            let (writer, faults) = (ledger.writer(), faults.clone());
+            move || {
+                let mut acknowledged = Vec::new();
+                for i in 0..300 {
+                    let durability = if i % 7 == 0 { Durability::Fsync } else { Durability::Write };
+                    let record = format!("{thread} {i}");
+                    if writer.append_blocking(record.clone().into_bytes(), durability).is_ok() {
+                        acknowledged.push(record);
+                    }
+                    match (i + thread) % 50 {
+                        10 => faults.write.store(true, SeqCst),
+                        20 => faults.sync.store(true, SeqCst),
+                        30 => {
+                            faults.write.store(false, SeqCst);
+                            faults.sync.store(false, SeqCst);
+                        }
+                        _ => {}
+                    }
+                }
+                acknowledged
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(appender(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    faults.write.store(false, SeqCst);
+    faults.sync.store(false, SeqCst);
+    append_when_possible(&ledger, b"afterwards");
+    ledger.close();
+    verify(dir.path()).unwrap();
+    let all: Vec<String> =
+        records(dir.path()).into_iter().map(|record| String::from_utf8(record).unwrap()).collect();
+    for (thread, acknowledged) in acknowledged.iter().enumerate() {
+        let prefix = format!("{thread} ");
+        let own: Vec<&String> = all.iter().filter(|record| record.starts_with(&prefix)).collect();
+        assert!(own.windows(2).all(|pair| pair[0] != pair[1]), "written twice");
+        let kept = own.into_iter().filter(|record| acknowledged.contains(record));
+        assert!(kept.eq(acknowledged), "thread {thread}");
+    }
+}
+
 #[test]
 fn closing_while_the_disk_fails_ends() {
     let (dir, ledger, faults, told) = failing();
