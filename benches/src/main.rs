@@ -4,6 +4,7 @@
 //! take turns. Progress goes to standard error; `--json` prints one object of figures last on standard output.
 
 mod load;
+mod mask;
 mod process;
 mod proxy;
 mod stub;
@@ -22,10 +23,19 @@ struct Cli {
 enum Bench {
     /// The whole gateway as a proxy: latency, throughput, CPU and memory, beside nginx and Envoy
     Proxy(proxy::ProxyArgs),
+    /// The JSON masker: speed, memory, copies, beside readers and rewriters that do less
+    Mask(mask::MaskArgs),
+    /// A list of 1 GB, in a process of its own (started by `mask`)
+    #[command(hide = true)]
+    MaskStream(mask::MaskStreamArgs),
     /// The upstream the others are measured against (started by `proxy`)
     #[command(hide = true)]
     Stub(stub::StubArgs),
 }
+
+/// As in the gateway, and for the baselines alike.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -34,6 +44,8 @@ async fn main() -> Result<(), AnyError> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| "a second TLS provider")?;
     match Cli::parse().bench {
         Bench::Proxy(args) => proxy::run(args).await,
+        Bench::Mask(args) => mask::run(args).await,
+        Bench::MaskStream(args) => mask::stream(&args),
         Bench::Stub(args) => stub::run(args).await,
     }
 }

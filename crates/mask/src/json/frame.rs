@@ -1,5 +1,7 @@
 //! What is known of a container that is still open.
 
+use bytes::Bytes;
+
 use crate::rules::{RuleId, StateId};
 
 /// An open container.
@@ -46,6 +48,8 @@ pub(super) struct Facts {
     pub(super) clauses_denied: u32,
     pub(super) metadata_done: bool,
     pub(super) names: Option<Box<Names>>,
+    /// What tokens of its values are bound to, once a value has needed it.
+    pub(super) bound: Option<Bytes>,
     /// The first held value that waits for something said here.
     pub(super) waiting_from: Option<u64>,
 }

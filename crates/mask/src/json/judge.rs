@@ -30,7 +30,7 @@ enum Fate {
 impl From<NeedState> for Kept {
     fn from(need: NeedState) -> Self {
         match need {
-            NeedState::Nothing => Self::Nothing,
+            NeedState::Nothing | NeedState::Said => Self::Nothing,
             NeedState::Digest(digest) => Self::Digest(digest.finish()),
             NeedState::Text(text) => Self::Text(text),
         }
@@ -53,18 +53,20 @@ impl Core {
     }
 
     /// What tokens of the object at this depth are bound to, if it is known; `closing` means that nothing more will be.
-    fn binding(&self, depth: usize, closing: bool) -> Option<Vec<u8>> {
-        if let Some(binding) = &self.origin.binding {
+    fn binding(&mut self, depth: usize, closing: bool) -> Option<Bytes> {
+        let facts = &self.frames[depth].facts;
+        if let Some(binding) = self.origin.binding.as_ref().or(facts.bound.as_ref()) {
             return Some(binding.clone());
         }
-        let facts = &self.frames[depth].facts;
         let names = facts.names.as_deref();
         let uid = names.map(|names| names.uid.as_slice()).unwrap_or_default();
         if uid.is_empty() && !facts.metadata_done && !closing {
             return None;
         }
         let (namespace, name) = names.map(|names| (&*names.namespace, &*names.name)).unwrap_or_default();
-        Some(self.scope.binding(uid, namespace, name))
+        let binding = self.scope.binding(uid, namespace, name);
+        self.frames[depth].facts.bound = Some(binding.clone());
+        Some(binding)
     }
 
     /// Notes what is known for good: conditions that hold are dropped, and so are candidates whose conditions do not.
@@ -209,7 +211,12 @@ impl Core {
         let original = |waiting: Waiting| waiting.original.into_iter().map(Piece::Verbatim).collect();
         let replaced = match fate {
             Fate::Pass => None,
-            Fate::Replace(number) => Some(self.replace(&waiting.candidates[number], &waiting)),
+            Fate::Replace(number) => {
+                let candidate = &waiting.candidates[number];
+                self.count(candidate.rule, 1);
+                let path = &waiting.path[candidate.path_from..];
+                Some(self.replacement(candidate, waiting.scalar, &waiting.kept, path))
+            }
             Fate::Document => self.document(&waiting),
             Fate::Search => self.search(&waiting),
         };
@@ -219,21 +226,26 @@ impl Core {
         }
     }
 
-    fn replace(&mut self, candidate: &Candidate, waiting: &Waiting) -> String {
-        self.count(candidate.rule, 1);
-        match waiting.scalar {
+    /// What stands in a value's place, as JSON.
+    pub(super) fn replacement(
+        &self,
+        candidate: &Candidate,
+        scalar: Option<Scalar>,
+        kept: &Kept,
+        path: &[u8],
+    ) -> String {
+        match scalar {
             _ if self.scope.action(candidate.rule) == Action::Drop => "null".to_owned(),
             Some(Scalar::Number) => "0".to_owned(),
             Some(Scalar::Bool) => "false".to_owned(),
             Some(Scalar::Null) => "null".to_owned(),
             None => {
-                let value = match &waiting.kept {
+                let value = match kept {
                     Kept::Nothing => Value::Text(b""),
                     Kept::Digest(digest) => Value::Digest(digest),
                     Kept::Text(text) => Value::Text(text),
                 };
                 let binding = candidate.bound.as_deref().unwrap_or_default();
-                let path = &waiting.path[candidate.path_from..];
                 match self.scope.replacement(candidate.rule, candidate.base64, binding, path, value) {
                     Some(text) => escape(&text),
                     None => "null".to_owned(),
@@ -282,8 +294,8 @@ impl Core {
                 Some(redacted) => redacted.clone(),
                 None => String::from_utf8_lossy(text).into_owned(),
             };
-            let binding = candidate.bound.as_deref().unwrap_or_default();
-            if let Some((better, count)) = self.scope.redact_text(candidate.rule, &current, binding) {
+            let binding = candidate.bound.clone().unwrap_or_default();
+            if let Some((better, count)) = self.scope.redact_text(candidate.rule, &current, &binding) {
                 self.count(candidate.rule, count);
                 redacted = Some(better);
             }
@@ -291,7 +303,7 @@ impl Core {
         redacted.map(|text| escape(&text))
     }
 
-    fn count(&mut self, rule: RuleId, values: u64) {
+    pub(super) fn count(&mut self, rule: RuleId, values: u64) {
         match self.counts.iter_mut().find(|(known, _)| *known == rule) {
             Some((_, count)) => *count += values,
             None => self.counts.push((rule, values)),

@@ -18,7 +18,7 @@ pub(super) struct Candidate {
     /// Where in the path the object's own part begins.
     pub(super) path_from: usize,
     /// What the token is bound to, once known for good.
-    pub(super) bound: Option<Vec<u8>>,
+    pub(super) bound: Option<Bytes>,
     /// Only if the container at this depth is of one of these kinds; as an item of a list, if `list`.
     pub(super) kinds: Option<KindCondition>,
     /// Only if this clause holds in the container at this depth.
@@ -43,7 +43,7 @@ pub(super) struct Nested {
     pub(super) rule: RuleId,
     pub(super) anchor: usize,
     pub(super) path_from: usize,
-    pub(super) bound: Option<Vec<u8>>,
+    pub(super) bound: Option<Bytes>,
     /// What the document is presumed to be, once its object is closed.
     pub(super) presumed: Option<Presumed>,
 }
@@ -61,7 +61,11 @@ pub(super) struct Presumed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Need {
     Nothing,
-    Digest { base64: bool },
+    /// What it says about its object, and nothing else.
+    Said,
+    Digest {
+        base64: bool,
+    },
     Text,
 }
 
@@ -115,6 +119,8 @@ pub(super) struct Leaf {
 pub(super) enum NeedState {
     #[default]
     Nothing,
+    /// Kept by the masker: such values are many, and short.
+    Said,
     Digest(Box<ValueDigest>),
     Text(Vec<u8>),
 }
@@ -142,9 +148,11 @@ pub(super) const CAPTURE_LIMIT: usize = 512;
 impl Leaf {
     /// Works out what must be kept of a string, and starts with it.
     pub(super) fn start_string(&mut self, scope: &Scope) {
-        let mut need = match self.captures.any() || self.nested.is_some() {
-            true => Need::Text,
-            false => Need::Nothing,
+        let mut need = match (self.nested.is_some(), self.captures.any()) {
+            (true, _) => Need::Text,
+            (false, true) if !self.masking => Need::Said,
+            (false, true) => Need::Text,
+            (false, false) => Need::Nothing,
         };
         for candidate in &self.candidates {
             let wanted = match scope.action(candidate.rule) {
@@ -162,6 +170,7 @@ impl Leaf {
         }
         self.need = match need {
             Need::Nothing => NeedState::Nothing,
+            Need::Said => NeedState::Said,
             Need::Digest { base64 } => NeedState::Digest(Box::new(ValueDigest::new(base64))),
             Need::Text => NeedState::Text(Vec::new()),
         };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Handler, Scalar, Scanner,
+    Handler, Interest, Scalar, Scanner,
     frame::{Facts, Frame, Inside, Names, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
@@ -99,7 +99,7 @@ impl Masker {
 pub(super) struct Origin {
     pub(super) presumed: Presumed,
     /// What tokens are bound to, if not to what the document's objects say of themselves.
-    pub(super) binding: Option<Vec<u8>>,
+    pub(super) binding: Option<Bytes>,
     /// In how many strings it is.
     pub(super) nesting: u8,
 }
@@ -115,6 +115,17 @@ impl Origin {
     }
 }
 
+/// The last step of a path.
+#[derive(Clone, Copy)]
+enum Step {
+    /// It is in the path.
+    Written,
+    /// It is a key: where that lies in the chunk.
+    Key(usize, usize),
+    /// It is an index.
+    Index(u32),
+}
+
 pub(super) struct Core {
     pub(super) scope: Scope,
     pub(super) origin: Origin,
@@ -122,8 +133,12 @@ pub(super) struct Core {
     /// Up to here the chunk has been handed on, or replaced.
     passed: usize,
     pub(super) frames: Vec<Frame>,
-    /// From the document's root to the current value, for tokens: keys after 0, indexes after 1.
+    /// From the document's root to the current container, or value, for tokens: keys after 0, indexes after 1.
     path: Vec<u8>,
+    /// What leads on from there to the current value. Most values need no path, so it is written only when one does.
+    step: Step,
+    /// What a value that only says something about its object says.
+    said: Vec<u8>,
     next_state: StateId,
     key_rules: Vec<RuleId>,
     leaf: Leaf,
@@ -141,6 +156,8 @@ impl Core {
             passed: 0,
             frames: Vec::new(),
             path: Vec::new(),
+            step: Step::Written,
+            said: Vec::new(),
             next_state: 0,
             key_rules: Vec::new(),
             leaf: Leaf::default(),
@@ -151,27 +168,49 @@ impl Core {
     }
 
     /// The state of the value that starts now.
+    #[inline]
     fn enter_value(&mut self) -> StateId {
         let Some(top) = self.frames.last_mut() else { return self.scope.root() };
         if top.object {
             return self.next_state;
         }
-        self.path.truncate(top.path_len);
-        self.path.push(1);
-        self.path.extend_from_slice(&top.index.to_be_bytes());
+        self.step = Step::Index(top.index);
         top.index = top.index.wrapping_add(1);
         self.key_rules.clear();
         self.scope.automaton().element(top.state)
+    }
+
+    /// Puts what leads to the current value at the end of the path.
+    fn write_step(&mut self) {
+        let Some(top) = self.frames.last() else { return };
+        match self.step {
+            Step::Written => return,
+            Step::Key(start, length) => {
+                self.path.truncate(top.path_len);
+                self.path.push(0);
+                self.path.extend_from_slice(&self.chunk[start..start + length]);
+            }
+            Step::Index(index) => {
+                self.path.truncate(top.path_len);
+                self.path.push(1);
+                self.path.extend_from_slice(&index.to_be_bytes());
+            }
+        }
+        self.step = Step::Written;
+    }
+
+    /// Whether no rule says anything about the value in this state.
+    #[inline]
+    fn is_plain(&self, state: StateId) -> bool {
+        self.scope.automaton().accepts(state).is_empty()
+            && self.key_rules.is_empty()
+            && self.frames.last().is_none_or(|parent| parent.inside.is_none())
     }
 
     /// Sets up the leaf with everything that rules say about the value in this state.
     fn look(&mut self, state: StateId) {
         let leaf = &mut self.leaf;
         leaf.active = false;
-        let inside = self.frames.last().is_some_and(|parent| parent.inside.is_some());
-        if !inside && self.key_rules.is_empty() && self.scope.automaton().accepts(state).is_empty() {
-            return;
-        }
         leaf.masking = false;
         leaf.scalar = None;
         leaf.captures = Captures::default();
@@ -280,6 +319,7 @@ impl Core {
     }
 
     fn end_of_chunk(&mut self) -> Result<(), MaskErrorKind> {
+        self.write_step();
         if self.leaf.active && self.leaf.masking {
             self.keep_original(self.chunk.len());
             self.leaf.start = 0;
@@ -308,13 +348,19 @@ impl Core {
         self.leaf.active = false;
         let need = std::mem::take(&mut self.leaf.need);
         if self.leaf.captures.any() && self.leaf.scalar.is_none() {
-            let said: &[u8] = if let NeedState::Text(text) = &need { text } else { b"" };
-            self.capture(&said[..said.len().min(CAPTURE_LIMIT + 1)])?;
+            let mut said = std::mem::take(&mut self.said);
+            if let NeedState::Text(text) = &need {
+                said.clear();
+                said.extend_from_slice(&text[..text.len().min(CAPTURE_LIMIT + 1)]);
+            }
+            let consistent = self.capture(&said);
+            self.said = said;
+            consistent?;
         }
         if self.leaf.masking {
             self.keep_original(end);
             self.passed = end;
-            self.decide_leaf(need);
+            if self.leaf.certain { self.replace_leaf(need) } else { self.decide_leaf(need) }
             if self.held.cost() > self.scope.limits().held_bytes {
                 return Err(MaskErrorKind::TooMuchHeld);
             }
@@ -368,7 +414,19 @@ impl Core {
         }
     }
 
+    /// The value is certainly masked: nothing has to be kept for a decision.
+    fn replace_leaf(&mut self, need: NeedState) {
+        self.write_step();
+        let Some(candidate) = self.leaf.candidates.first() else { return };
+        let path = &self.path[candidate.path_from..];
+        let masked = self.replacement(candidate, self.leaf.scalar, &need.into(), path);
+        let rule = candidate.rule;
+        self.count(rule, 1);
+        self.emit(Piece::Replacement(masked.into()));
+    }
+
     fn decide_leaf(&mut self, need: NeedState) {
+        self.write_step();
         let leaf = &mut self.leaf;
         let waiting = super::leaf::Waiting {
             scalar: leaf.scalar,
@@ -383,13 +441,17 @@ impl Core {
 
     /// A container starts: which object is it, and is all of it masked?
     fn open_frame(&mut self, state: StateId, object: bool) {
-        self.leaf.candidates.clear();
-        self.look(state);
-        self.leaf.active = false;
+        self.write_step();
         let depth = self.frames.len();
         let mut facts = Facts::default();
         let mut nearest = self.frames.last().map_or(0, |parent| parent.nearest);
         let (mut list_item, mut metadata) = (false, false);
+        if self.is_plain(state) {
+            self.leaf.candidates.clear();
+        } else {
+            self.look(state);
+            self.leaf.active = false;
+        }
         for accept in self.scope.automaton().accepts(state) {
             match accept {
                 Accept::Object if object && (depth == 0 || self.scope.is_kubernetes()) => {
@@ -474,11 +536,18 @@ impl Handler for Core {
         Ok(())
     }
 
-    fn key(&mut self, key: &[u8]) -> Result<(), MaskErrorKind> {
+    #[inline]
+    fn key(&mut self, key: &[u8], at: Option<usize>) -> Result<(), MaskErrorKind> {
         let Some(top) = self.frames.last() else { return Ok(()) };
-        self.path.truncate(top.path_len);
-        self.path.push(0);
-        self.path.extend_from_slice(key);
+        match at {
+            Some(at) => self.step = Step::Key(at, key.len()),
+            None => {
+                self.step = Step::Written;
+                self.path.truncate(top.path_len);
+                self.path.push(0);
+                self.path.extend_from_slice(key);
+            }
+        }
         self.next_state = self.scope.automaton().member(top.state, key);
         if self.scope.has_keys {
             self.scope.key_rules(key, &mut self.key_rules);
@@ -486,32 +555,38 @@ impl Handler for Core {
         Ok(())
     }
 
-    fn open_string(&mut self, at: usize) -> Result<bool, MaskErrorKind> {
+    #[inline]
+    fn open_string(&mut self, at: usize) -> Result<Interest, MaskErrorKind> {
         let state = self.enter_value();
+        if self.is_plain(state) {
+            self.leaf.active = false;
+            return Ok(Interest::Nothing);
+        }
         self.look(state);
         if !self.leaf.active {
-            return Ok(false);
+            return Ok(Interest::Nothing);
         }
         if self.leaf.masking {
             self.start_masking(at);
         }
         self.leaf.start_string(&self.scope);
-        Ok(!matches!(self.leaf.need, NeedState::Nothing))
+        self.said.clear();
+        Ok(if let NeedState::Nothing = self.leaf.need { Interest::End } else { Interest::Text })
     }
 
     fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind> {
         match &mut self.leaf.need {
             NeedState::Nothing => {}
+            NeedState::Said => {
+                let room = (CAPTURE_LIMIT + 1).saturating_sub(self.said.len());
+                self.said.extend_from_slice(&run[..run.len().min(room)]);
+            }
             NeedState::Digest(digest) => digest.update(run),
-            NeedState::Text(text) if self.leaf.masking => {
+            NeedState::Text(text) => {
                 if text.len() + run.len() > self.scope.limits().held_bytes {
                     return Err(MaskErrorKind::TooMuchHeld);
                 }
                 text.extend_from_slice(run);
-            }
-            NeedState::Text(text) => {
-                let room = (CAPTURE_LIMIT + 1).saturating_sub(text.len());
-                text.extend_from_slice(&run[..run.len().min(room)]);
             }
         }
         Ok(())
@@ -521,11 +596,16 @@ impl Handler for Core {
         self.end_of_value(end)
     }
 
-    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<(), MaskErrorKind> {
+    #[inline]
+    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<Interest, MaskErrorKind> {
         let state = self.enter_value();
+        if self.is_plain(state) {
+            self.leaf.active = false;
+            return Ok(Interest::Nothing);
+        }
         self.look(state);
         if !self.leaf.active {
-            return Ok(());
+            return Ok(Interest::Nothing);
         }
         // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
         self.leaf.nested = None;
@@ -534,10 +614,11 @@ impl Handler for Core {
         self.leaf.masking = scalar != Scalar::Null && !self.leaf.candidates.is_empty();
         self.leaf.active = self.leaf.masking;
         self.leaf.scalar = Some(scalar);
-        if self.leaf.masking {
-            self.start_masking(at);
+        if !self.leaf.masking {
+            return Ok(Interest::Nothing);
         }
-        Ok(())
+        self.start_masking(at);
+        Ok(Interest::End)
     }
 
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind> {

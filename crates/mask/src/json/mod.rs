@@ -12,5 +12,5 @@ mod text;
 mod tests;
 
 pub use masker::Masker;
-pub(crate) use scan::{Handler, Scalar, Scanner};
+pub(crate) use scan::{Handler, Interest, Scalar, Scanner};
 pub(crate) use text::escape;

@@ -13,18 +13,29 @@ pub(crate) trait Handler {
     fn open(&mut self, at: usize, object: bool) -> Result<(), MaskErrorKind>;
     /// The innermost container ended just before `end`.
     fn close(&mut self, end: usize) -> Result<(), MaskErrorKind>;
-    /// A member's key, unescaped.
-    fn key(&mut self, key: &[u8]) -> Result<(), MaskErrorKind>;
-    /// A string value opens at `at` (its quote). Says whether [`text`](Self::text) is wanted.
-    fn open_string(&mut self, at: usize) -> Result<bool, MaskErrorKind>;
+    /// A member's key, unescaped; `at` says where in the chunk it lies, if it lies there as it is.
+    fn key(&mut self, key: &[u8], at: Option<usize>) -> Result<(), MaskErrorKind>;
+    /// A string value opens at `at` (its quote). Says what is wanted of it.
+    fn open_string(&mut self, at: usize) -> Result<Interest, MaskErrorKind>;
     /// A run of the string's unescaped content; runs may split characters.
     fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind>;
     /// The string ended just before `end`.
     fn close_string(&mut self, end: usize) -> Result<(), MaskErrorKind>;
-    /// A number, boolean or null starts at `at`.
-    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<(), MaskErrorKind>;
+    /// A number, boolean or null starts at `at`. Says what is wanted of it; there is no text.
+    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<Interest, MaskErrorKind>;
     /// It ended just before `end`.
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind>;
+}
+
+/// What a handler wants to be told of a value that has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Interest {
+    /// Nothing more.
+    Nothing,
+    /// Its end.
+    End,
+    /// Its text, and its end.
+    Text,
 }
 
 /// What a value is that is neither string nor container.
@@ -77,6 +88,8 @@ pub(crate) struct Scanner {
     /// One per open container: whether it is an object.
     stack: Vec<bool>,
     string: StringScan,
+    /// What the handler wants of the value that is open.
+    interest: Interest,
     key: Vec<u8>,
     max_depth: usize,
     max_key: usize,
@@ -94,6 +107,7 @@ impl Scanner {
             state: State::Value,
             stack: Vec::new(),
             string: StringScan::default(),
+            interest: Interest::Nothing,
             key: Vec::new(),
             max_depth,
             max_key,
@@ -127,8 +141,7 @@ impl Scanner {
             self.state
             && self.stack.is_empty()
         {
-            self.state = State::Between;
-            handler.close_scalar(0).map_err(|kind| self.fail(kind, 0))?;
+            self.end_scalar(0, handler).map_err(|kind| self.fail(kind, 0))?;
         }
         match self.state {
             State::Between => Ok(()),
@@ -197,9 +210,9 @@ impl Scanner {
                 *at += 1;
                 Ok(())
             }
-            (State::Key | State::FirstKey, b'"') => self.open_key(chunk, at, handler),
-            (State::Value | State::FirstElement, _) => self.open_value(at, byte, handler),
-            (State::Between, _) if self.sequence => self.open_value(at, byte, handler),
+            (State::Key | State::FirstKey, b'"') => self.members(chunk, at, handler),
+            (State::Value | State::FirstElement, _) => self.open_value(chunk, at, byte, handler),
+            (State::Between, _) if self.sequence => self.open_value(chunk, at, byte, handler),
             (State::Between, _) => Err(MaskErrorKind::Malformed("something follows the document")),
             (State::Colon, _) => Err(MaskErrorKind::Malformed("a colon is missing")),
             (State::Key | State::FirstKey, _) => Err(MaskErrorKind::Malformed("a key is missing")),
@@ -207,8 +220,35 @@ impl Scanner {
         }
     }
 
+    /// From a key on, member by member, as long as each is plain, whole in the chunk, and of one value: most are.
+    fn members<H: Handler>(
+        &mut self,
+        chunk: &[u8],
+        at: &mut usize,
+        handler: &mut H,
+    ) -> Result<(), MaskErrorKind> {
+        loop {
+            self.open_key(chunk, at, handler)?;
+            if self.state != State::Colon || chunk.get(*at) != Some(&b':') {
+                return Ok(());
+            }
+            *at += 1;
+            self.state = State::Value;
+            match chunk.get(*at) {
+                None | Some(b' ' | b'\n' | b'\r' | b'\t') => return Ok(()),
+                Some(byte) => self.open_value(chunk, at, *byte, handler)?,
+            }
+            if self.state != State::Next || chunk.get(*at..*at + 2) != Some(b",\"") {
+                return Ok(());
+            }
+            *at += 1;
+            self.state = State::Key;
+        }
+    }
+
     fn open_value<H: Handler>(
         &mut self,
+        chunk: &[u8],
         at: &mut usize,
         byte: u8,
         handler: &mut H,
@@ -216,8 +256,16 @@ impl Scanner {
         self.started = true;
         match byte {
             b'"' => {
-                let wanted = handler.open_string(*at)?;
-                self.string.open(wanted);
+                self.interest = handler.open_string(*at)?;
+                let start = *at + 1;
+                if let Some(length) = StringScan::whole(&chunk[start..]) {
+                    if self.interest == Interest::Text {
+                        handler.text(&chunk[start..start + length])?;
+                    }
+                    *at = start + length + 1;
+                    return self.end_string(*at, handler);
+                }
+                self.string.open(self.interest == Interest::Text);
                 self.state = State::String { key: false };
             }
             b'{' | b'[' => {
@@ -230,12 +278,14 @@ impl Scanner {
                 handler.open(*at, object)?;
             }
             b'-' | b'0'..=b'9' => {
-                handler.open_scalar(*at, Scalar::Number)?;
-                self.state = State::Number(match byte {
+                self.interest = handler.open_scalar(*at, Scalar::Number)?;
+                let number = match byte {
                     b'-' => Number::Minus,
                     b'0' => Number::Zero,
                     _ => Number::Integer,
-                });
+                };
+                *at += 1;
+                return self.in_number(chunk, at, number, handler);
             }
             b't' | b'f' | b'n' => {
                 let (word, scalar): (&[u8], _) = match byte {
@@ -243,13 +293,33 @@ impl Scanner {
                     b'f' => (b"false", Scalar::Bool),
                     _ => (b"null", Scalar::Null),
                 };
-                handler.open_scalar(*at, scalar)?;
+                self.interest = handler.open_scalar(*at, scalar)?;
+                if chunk[*at..].starts_with(word) {
+                    *at += word.len();
+                    return self.end_scalar(*at, handler);
+                }
                 self.state = State::Literal(word, 1);
             }
             _ => return Err(MaskErrorKind::Malformed("a value is missing")),
         }
         *at += 1;
         Ok(())
+    }
+
+    fn end_string<H: Handler>(&mut self, end: usize, handler: &mut H) -> Result<(), MaskErrorKind> {
+        self.after_value();
+        match self.interest {
+            Interest::Nothing => Ok(()),
+            _ => handler.close_string(end),
+        }
+    }
+
+    fn end_scalar<H: Handler>(&mut self, end: usize, handler: &mut H) -> Result<(), MaskErrorKind> {
+        self.after_value();
+        match self.interest {
+            Interest::Nothing => Ok(()),
+            _ => handler.close_scalar(end),
+        }
     }
 
     fn after_value(&mut self) {
@@ -270,7 +340,7 @@ impl Scanner {
             }
             *at = start + length + 1;
             self.state = State::Colon;
-            return handler.key(&chunk[start..start + length]);
+            return handler.key(&chunk[start..start + length], Some(start));
         }
         self.key.clear();
         self.string.open(true);
@@ -297,10 +367,9 @@ impl Scanner {
         }
         if key {
             self.state = State::Colon;
-            return handler.key(&self.key);
+            return handler.key(&self.key, None);
         }
-        self.after_value();
-        handler.close_string(*at)
+        self.end_string(*at, handler)
     }
 
     fn in_number<H: Handler>(
@@ -325,10 +394,7 @@ impl Scanner {
                 (Number::Zero, b'0'..=b'9') => {
                     return Err(MaskErrorKind::Malformed("a number has a leading zero"));
                 }
-                _ => {
-                    self.after_value();
-                    return handler.close_scalar(*at);
-                }
+                _ => return self.end_scalar(*at, handler),
             };
             *at += 1;
         }
@@ -352,8 +418,7 @@ impl Scanner {
             self.state = State::Literal(word, seen + 1);
             return Ok(());
         }
-        self.after_value();
-        handler.close_scalar(*at)
+        self.end_scalar(*at, handler)
     }
 }
 
@@ -408,14 +473,14 @@ mod tests {
             self.0.push(b')');
             Ok(())
         }
-        fn key(&mut self, key: &[u8]) -> Result<(), MaskErrorKind> {
+        fn key(&mut self, key: &[u8], _: Option<usize>) -> Result<(), MaskErrorKind> {
             self.0.extend_from_slice(key);
             self.0.push(b':');
             Ok(())
         }
-        fn open_string(&mut self, _: usize) -> Result<bool, MaskErrorKind> {
+        fn open_string(&mut self, _: usize) -> Result<Interest, MaskErrorKind> {
             self.0.push(b'<');
-            Ok(true)
+            Ok(Interest::Text)
         }
         fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind> {
             self.0.extend_from_slice(run);
@@ -425,9 +490,9 @@ mod tests {
             self.0.push(b'>');
             Ok(())
         }
-        fn open_scalar(&mut self, _: usize, _: Scalar) -> Result<(), MaskErrorKind> {
+        fn open_scalar(&mut self, _: usize, _: Scalar) -> Result<Interest, MaskErrorKind> {
             self.0.push(b'#');
-            Ok(())
+            Ok(Interest::End)
         }
         fn close_scalar(&mut self, _: usize) -> Result<(), MaskErrorKind> {
             self.0.push(b'.');

@@ -1,12 +1,9 @@
 //! All paths of all rules as one deterministic automaton, so that the cost of a key does not grow with the number of rules.
 //!
 //! A state belongs to a *value*: the set of places in the paths that its position can be at. A key takes one lookup (most
-//! fail a filter on their length and first byte) and one table read.
+//! fail at an empty slot) and one table read.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use super::path::Step;
 
@@ -41,7 +38,7 @@ impl<A: Clone> Automaton<A> {
         for (steps, _) in patterns {
             for step in steps {
                 if let Step::Key(key) = step {
-                    keys.add(key);
+                    keys.add(key)?;
                 }
             }
         }
@@ -123,58 +120,52 @@ fn advance<A>(patterns: &[(Vec<Step>, A)], set: &Places, input: Input<'_>) -> Pl
 }
 
 /// The keys that paths name, numbered from 1.
-#[derive(Debug, Default)]
+///
+/// Most keys are none of them: those fail at an empty slot, found by length, first and last byte.
+#[derive(Debug)]
 struct KeyTable {
     names: Vec<String>,
-    numbers: HashMap<Box<[u8]>, usize, BuildHasherDefault<Fnv>>,
-    /// By first byte, the lengths (modulo 64) that occur.
-    lengths: HashFilter,
+    /// By slot, the first of its keys; 0: none.
+    first: [u16; 256],
+    /// By key, the next one of its slot.
+    next: Vec<u16>,
 }
 
-#[derive(Debug)]
-struct HashFilter([u64; 256]);
-
-impl Default for HashFilter {
+impl Default for KeyTable {
     fn default() -> Self {
-        Self([0; 256])
+        Self { names: Vec::new(), first: [0; 256], next: vec![0] }
     }
 }
 
 impl KeyTable {
-    fn add(&mut self, name: &str) {
-        if self.numbers.contains_key(name.as_bytes()) {
-            return;
+    /// Adds a key, unless it is there or there is no number left.
+    fn add(&mut self, name: &str) -> Result<(), TooComplex> {
+        if self.find(name.as_bytes()) != OTHER {
+            return Ok(());
         }
         self.names.push(name.to_owned());
-        self.numbers.insert(name.as_bytes().into(), self.names.len());
-        let first = name.as_bytes().first().copied().unwrap_or_default();
-        self.lengths.0[first as usize] |= 1 << (name.len() % 64);
+        let number = u16::try_from(self.names.len()).map_err(|_| TooComplex)?;
+        let slot = slot(name.as_bytes());
+        self.next.push(self.first[slot]);
+        self.first[slot] = number;
+        Ok(())
     }
 
     #[inline]
     fn find(&self, key: &[u8]) -> usize {
-        let first = key.first().copied().unwrap_or_default();
-        if self.lengths.0[first as usize] & (1 << (key.len() % 64)) == 0 {
-            return OTHER;
+        let mut number = usize::from(self.first[slot(key)]);
+        while number != OTHER && self.names[number - 1].as_bytes() != key {
+            number = usize::from(self.next[number]);
         }
-        self.numbers.get(key).copied().unwrap_or(OTHER)
+        number
     }
 }
 
-/// FNV-1a: quick on short keys. The table's own names are trusted, so nobody can make it collide.
-#[derive(Default)]
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+#[inline]
+fn slot(key: &[u8]) -> usize {
+    let byte = |byte: Option<&u8>| byte.copied().unwrap_or_default();
+    let mixed = byte(key.first()).wrapping_mul(7) ^ byte(key.last()).wrapping_mul(29);
+    usize::from(mixed.wrapping_add((key.len() as u8).wrapping_mul(43)))
 }
 
 #[cfg(test)]

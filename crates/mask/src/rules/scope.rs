@@ -227,13 +227,13 @@ impl Scope {
     }
 
     /// What the tokens of an object are bound to: its UID, or else its namespace and name, or else the request's.
-    pub(crate) fn binding(&self, uid: &[u8], namespace: &[u8], name: &[u8]) -> Vec<u8> {
+    pub(crate) fn binding(&self, uid: &[u8], namespace: &[u8], name: &[u8]) -> Bytes {
         if !uid.is_empty() {
-            return [b"uid".as_slice(), uid].join(&0);
+            return [b"uid".as_slice(), uid].join(&0).into();
         }
         let named = [namespace, name].join(&0);
         let named = if name.is_empty() { self.name.as_slice() } else { named.as_slice() };
-        [b"name".as_slice(), self.place.as_slice(), named].join(&0)
+        [b"name".as_slice(), self.place.as_slice(), named].join(&0).into()
     }
 
     /// The text of a token for a value with this digest.
@@ -269,10 +269,10 @@ impl Scope {
     }
 
     /// Replaces what a rule's detectors find in a string; `None` if nothing was found.
-    pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &[u8]) -> Option<(String, u64)> {
+    pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &Bytes) -> Option<(String, u64)> {
         let plan = self.detectors(rule).iter().map(|detector| (*detector, Some(rule))).collect();
         let mut plan =
-            TextPlan { scope: self.clone(), rules: plan, binding: binding.to_vec(), counts: Vec::new() };
+            TextPlan { scope: self.clone(), rules: plan, binding: binding.clone(), counts: Vec::new() };
         // Formats first: they know where a secret ends. What merely looks encoded may be part of one, and would hide the rest.
         let mut scan = TextScan::new(plan.clone());
         let mut pieces = Vec::new();
@@ -325,7 +325,7 @@ impl Scope {
     /// For copies of requests: everything is looked for.
     pub(crate) fn copy_plan(&self) -> TextPlan {
         let rules = Detector::STREAMING.iter().map(|detector| (*detector, None)).collect();
-        TextPlan { scope: self.clone(), rules, binding: Vec::new(), counts: Vec::new() }
+        TextPlan { scope: self.clone(), rules, binding: Bytes::new(), counts: Vec::new() }
     }
 
     /// What stands for a value in a copy of a request.
@@ -367,7 +367,7 @@ pub(crate) struct TextPlan {
     scope: Scope,
     /// `None` where no rule asks for it: in copies of requests, which are searched for everything.
     rules: Vec<(Detector, Option<RuleId>)>,
-    binding: Vec<u8>,
+    binding: Bytes,
     counts: Vec<(RuleId, u64)>,
 }
 
