@@ -17,7 +17,7 @@ use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
 use jiter::{Jiter, NumberInt, Peek};
 use portcullis_core::{Body, RequestInfo};
-use portcullis_mask::{MaskConfig, MaskKey, MaskLayer, Masker, Piece, Rules, Scope};
+use portcullis_mask::{Caller, MaskConfig, MaskKey, MaskLayer, Masker, Piece, Rules, Scope};
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -145,8 +145,8 @@ fn documents() -> Result<Vec<Document>, AnyError> {
                 r#"{{"kind":"{kind}List","apiVersion":"v1","metadata":{{"resourceVersion":"4711"}},"items":["#
             ),
             items,
-            scope: paths.scope(&info, None, None),
-            detecting: detectors.scope(&info, None, None),
+            scope: paths.scope(&info, Caller::default()),
+            detecting: detectors.scope(&info, Caller::default()),
         }
     };
     Ok(vec![
@@ -368,10 +368,10 @@ impl Table {
             Ok(())
         })?;
         self.time(document, "serde_json", &whole, |whole| {
-            with_serde_json(whole).map(|n| drop(black_box(n)))
+            with_serde_json(whole).map(|size| _ = black_box(size))
         })?;
-        self.time(document, "sonic-rs", &whole, |whole| with_sonic_rs(whole).map(|n| drop(black_box(n))))?;
-        self.time(document, "jiter, reading", &whole, |whole| with_jiter(whole).map(|n| drop(black_box(n))))?;
+        self.time(document, "sonic-rs", &whole, |whole| with_sonic_rs(whole).map(|size| _ = black_box(size)))?;
+        self.time(document, "jiter, reading", &whole, |whole| with_jiter(whole).map(|size| _ = black_box(size)))?;
         let mut counted = (0, 0);
         self.time(document, MASK, &whole, |whole| {
             counted = mask(&document.scope, whole)?;

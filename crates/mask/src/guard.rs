@@ -10,15 +10,13 @@ use http::{
 };
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use portcullis_core::{
-    Body, BoxError, BufferedBody, Identity, Reason, Refusal, RequestInfo, Verdict, refuse,
-};
+use portcullis_core::{Body, BoxError, BufferedBody, Reason, Refusal, RequestInfo, refuse};
 use serde_json::Value;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Rules, Scope,
+    Caller, Rules, Scope,
     seek::{essence, seek},
 };
 
@@ -122,7 +120,7 @@ async fn examine(request: Request<Body>, rules: &Rules) -> Result<Request<Body>,
     let judged = judged.and_then(|(read, body)| {
         let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let extensions = &parts.extensions;
-        let scope = || rules.scope(&info, extensions.get::<Identity>(), extensions.get::<Verdict>());
+        let scope = || rules.scope(&info, Caller::of(extensions));
         match seek(content_type, &read) {
             Some(found) => Err(would_store_mask(found.field)),
             None => match content_type.map(essence).as_deref() {
@@ -354,7 +352,7 @@ mod tests {
             };
             let key = if op == "test" { "path" } else { "from" };
             let patch = serde_json::json!([{ "op": op, key: pointer, "value": "guess" }]).to_string();
-            let judged = reveals(&Bytes::from(patch), &rules.scope(&info, None, None));
+            let judged = reveals(&Bytes::from(patch), &rules.scope(&info, Caller::default()));
             assert_eq!(judged.is_ok(), passes, "{op} {pointer} of {resource}");
         };
         for op in ["copy", "move", "test"] {

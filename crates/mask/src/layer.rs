@@ -15,14 +15,13 @@ use http::{
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use portcullis_core::{
-    AuditId, Body, BoxError, ErrorFormat, Identity, Reason, Refusal, RequestInfo, StreamPlan, Trail, Verdict,
-    refuse,
+    AuditId, Body, BoxError, ErrorFormat, Reason, Refusal, RequestInfo, StreamPlan, Trail, refuse,
 };
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Masker, Rules, Scope,
+    Caller, Masker, Rules, Scope,
     body::{Engine, MaskBody},
     negotiate::{Coding, Media, ask_for_readable, coding, media},
     stage::MaskStages,
@@ -31,7 +30,7 @@ use crate::{
 
 /// Masks what a service answers, by [`Rules`].
 ///
-/// It reads the request's [`RequestInfo`], [`Identity`] and [`Verdict`] from its extensions, where an outer layer left them;
+/// It reads the request's [`RequestInfo`] and its [`Caller`] from its extensions, where an outer layer left them;
 /// without a `RequestInfo` a request is for its path. Counts go to the request's [`Trail`]. It belongs next to the service
 /// that answers, so that every other layer sees only what is masked.
 ///
@@ -85,7 +84,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let info = RequestInfo::of(&request);
         let extensions = request.extensions();
-        let scope = self.rules.scope(&info, extensions.get::<Identity>(), extensions.get::<Verdict>());
+        let scope = self.rules.scope(&info, Caller::of(extensions));
         if scope.is_empty() {
             return MaskFuture::Inner { inner: self.inner.call(request), context: None };
         }

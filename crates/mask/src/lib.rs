@@ -81,5 +81,7 @@ pub use json::Masker;
 pub use layer::{MaskFuture, MaskLayer, MaskService};
 pub use piece::Piece;
 pub use redactor::RequestRedactor;
-pub use rules::{Action, Limits, MaskConfig, Pack, Rule, Rules, Scope, Subjects, WhenUnknown, Where};
+pub use rules::{
+    Action, Caller, Compare, Limits, MaskConfig, Pack, Rule, Rules, Scope, Subjects, WhenUnknown, Where,
+};
 pub use token::MaskKey;

@@ -13,7 +13,7 @@ use regex::{Captures, Regex};
 use serde_json::Value;
 
 use crate::{
-    MaskError, Masker, Rules, Scope,
+    Caller, MaskError, Masker, Rules, Scope,
     detect::Format,
     negotiate::{is_json, is_yaml},
     piece::join,
@@ -38,7 +38,7 @@ impl RequestRedactor {
     }
 
     fn copy(&self, info: &RequestInfo, content_type: Option<&str>, body: &Bytes) -> Result<Vec<u8>, String> {
-        let scope = self.rules.scope(info, None, None);
+        let scope = self.rules.scope(info, Caller::default());
         let essence = content_type.map(essence);
         let masked = match essence.as_deref() {
             Some("application/json-patch+json") => patch(&scope, body)?,
@@ -86,7 +86,7 @@ impl Redactor for RequestRedactor {
     }
 
     fn uri(&self, info: &RequestInfo, uri: &Uri) -> String {
-        let scope = self.rules.scope(info, None, None);
+        let scope = self.rules.scope(info, Caller::default());
         let mut copy = redact(&scope, uri.path());
         let Some(query) = uri.query() else { return copy };
         let mut after_flag = false;
@@ -111,7 +111,7 @@ impl Redactor for RequestRedactor {
     }
 
     fn text(&self, text: &str) -> String {
-        redact(&self.rules.scope(&RequestInfo::default(), None, None), text)
+        redact(&self.rules.scope(&RequestInfo::default(), Caller::default()), text)
     }
 
     fn name(&self, name: &str) -> String {

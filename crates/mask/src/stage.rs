@@ -131,7 +131,7 @@ mod tests {
     use portcullis_core::{RequestInfo, StreamTransport};
 
     use super::*;
-    use crate::{MaskConfig, MaskKey, Rules};
+    use crate::{Caller, MaskConfig, MaskKey, Rules};
 
     const GITHUB: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
 
@@ -157,7 +157,7 @@ mod tests {
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
         let rules = Rules::new(&MaskConfig::default(), key).unwrap();
         let trail = Trail::default();
-        let stages = MaskStages::new(rules.scope(&info.request, None, None), trail.clone());
+        let stages = MaskStages::new(rules.scope(&info.request, Caller::default()), trail.clone());
         let mut stage = stages.open(info).await.unwrap();
         let mut out = Vec::new();
         for &(direction, channel, text) in frames {
@@ -203,7 +203,7 @@ mod tests {
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
         let rules = Rules::new(&MaskConfig::default(), key).unwrap();
         let info = info(&["env"], false);
-        let stages = MaskStages::new(rules.scope(&info.request, None, None), Trail::default());
+        let stages = MaskStages::new(rules.scope(&info.request, Caller::default()), Trail::default());
         let mut stage = stages.open(&info).await.unwrap();
         let mut out = Vec::new();
         let frame = |data: &'static [u8], fin| StreamFrame {

@@ -236,7 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{MaskConfig, MaskKey, Rules, Scope, piece::join};
+    use crate::{Caller, MaskConfig, MaskKey, Rules, Scope, piece::join};
 
     static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
         let log = RequestInfo {
@@ -247,7 +247,7 @@ mod tests {
             ..RequestInfo::default()
         };
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
-        Rules::new(&MaskConfig::default(), key).unwrap().scope(&log, None, None)
+        Rules::new(&MaskConfig::default(), key).unwrap().scope(&log, Caller::default())
     });
 
     const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl";

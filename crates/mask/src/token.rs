@@ -8,18 +8,22 @@ use std::{
     fmt, fs,
     io::{self, Read as _, Write as _},
     path::Path,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use regex::bytes::Regex;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-/// The key that mask tokens are made with. Whoever has it can confirm guesses; `Debug` never prints it.
+/// The key that mask tokens are made with, and older ones that still recognise theirs. Whoever has one can confirm guesses;
+/// `Debug` prints none.
 #[derive(Clone)]
-pub struct MaskKey(hmac::Key);
+pub struct MaskKey {
+    current: hmac::Key,
+    older: Arc<[hmac::Key]>,
+}
 
 impl MaskKey {
     /// A key from bytes that are as good as random, at least 16 of them.
@@ -34,7 +38,16 @@ impl MaskKey {
                 "a mask key needs at least 16 random bytes",
             ));
         }
-        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
+        Ok(Self { current: hmac::Key::new(hmac::HMAC_SHA256, bytes), older: [].into() })
+    }
+
+    /// Also recognises the tokens of these, which made tokens before.
+    #[must_use]
+    pub fn with_older(mut self, older: impl IntoIterator<Item = Self>) -> Self {
+        let all = self.older.iter().cloned();
+        let keys = older.into_iter().flat_map(|key| std::iter::once(key.current).chain(key.older.to_vec()));
+        self.older = all.chain(keys).collect();
+        self
     }
 
     /// A new random key, gone when the process ends: tokens then differ from one start to the next.
@@ -48,7 +61,8 @@ impl MaskKey {
 
     /// The key in a file of 64 hexadecimal digits; made, for its owner only (mode 0600), if there is none.
     ///
-    /// Replicas share the file, so that their tokens are equal.
+    /// Replicas share the file, so that their tokens are equal. To rotate, put a new line of digits in front: the first line
+    /// makes tokens, the others (at most 15) still recognise theirs.
     ///
     /// # Errors
     ///
@@ -81,32 +95,46 @@ impl MaskKey {
         }
         let mut text = Zeroizing::new(String::new());
         file.take(4096).read_to_string(&mut text)?;
-        let bytes = unhex(text.trim()).map(Zeroizing::new).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "a mask key file holds 64 hexadecimal digits")
-        })?;
-        Self::from_bytes(&bytes)
+        let wrong = || {
+            io::Error::new(io::ErrorKind::InvalidData, "a mask key file holds lines of 64 hexadecimal digits")
+        };
+        let key = |line: &str| Self::from_bytes(&unhex(line.trim()).map(Zeroizing::new).ok_or_else(wrong)?);
+        let mut keys = text.trim().lines().map(key).collect::<io::Result<Vec<_>>>()?.into_iter();
+        let current = keys.next().ok_or_else(wrong)?;
+        Ok(current.with_older(keys))
     }
 
     /// The digits of a token: 64 bits over all parts, each with its length in front.
     pub(crate) fn digits(&self, parts: &[&[u8]]) -> String {
-        hex(&self.tag(parts)[..8])
-    }
-    /// A keyed digest of a whole body.
-    pub(crate) fn body_digest(&self, body: &[u8]) -> String {
-        hex(&self.tag(&[b"body", body]))
+        hex(&tag(&self.current, parts)[..8])
     }
 
-    fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
-        // Put together first: for texts as short as these, each call into the library costs more than the copy.
-        let mut message = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
-        for part in parts {
-            message.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            message.extend_from_slice(part);
-        }
-        let mut tag = [0; 32];
-        tag.copy_from_slice(hmac::sign(&self.0, &message).as_ref());
-        tag
+    /// Whether these are the digits of a token that this key, or an older one, made over these parts.
+    pub(crate) fn recognises(&self, digits: &[u8], parts: &[&[u8]]) -> bool {
+        // All are tried, in constant time each, so that nobody learns from the time which one it was.
+        let keys = std::iter::once(&self.current).chain(self.older.iter());
+        keys.fold(false, |found, key| {
+            let made = hex(&tag(key, parts)[..8]);
+            found | verify_slices_are_equal(made.as_bytes(), digits).is_ok()
+        })
     }
+
+    /// A keyed digest of a whole body.
+    pub(crate) fn body_digest(&self, body: &[u8]) -> String {
+        hex(&tag(&self.current, &[b"body", body]))
+    }
+}
+
+fn tag(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
+    // Put together first: for texts as short as these, each call into the library costs more than the copy.
+    let mut message = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    for part in parts {
+        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        message.extend_from_slice(part);
+    }
+    let mut tag = [0; 32];
+    tag.copy_from_slice(hmac::sign(key, &message).as_ref());
+    tag
 }
 
 impl fmt::Debug for MaskKey {
@@ -287,6 +315,16 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
             assert!(MaskKey::load_or_create(&path).is_err());
         }
+        // Rotated: a new line in front.
+        #[cfg(unix)]
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let old = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{}\n{old}", "ab".repeat(32))).unwrap();
+        let rotated = MaskKey::load_or_create(&path).unwrap();
+        assert_ne!(rotated.digits(&[b"x"]), made.digits(&[b"x"]));
+        assert!(rotated.recognises(made.digits(&[b"x"]).as_bytes(), &[b"x"]));
+        assert!(rotated.recognises(rotated.digits(&[b"x"]).as_bytes(), &[b"x"]));
+        assert!(!made.recognises(rotated.digits(&[b"x"]).as_bytes(), &[b"x"]));
         let bad = folder.path().join("bad.key");
         fs::write(&bad, "hello").unwrap();
         #[cfg(unix)]

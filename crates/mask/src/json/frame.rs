@@ -50,6 +50,13 @@ pub(super) struct Facts {
     pub(super) names: Option<Box<Names>>,
     /// What tokens of its values are bound to, once a value has needed it.
     pub(super) bound: Option<Bytes>,
+    /// Its `type`, if a rule asks for that.
+    pub(super) kind_of: Option<Box<[u8]>>,
+    /// Which of the labels that rules ask for it has.
+    pub(super) labels: u64,
+    /// Whether a value's fate has depended on what it says of itself besides its kind.
+    pub(super) consulted: bool,
+    pub(super) closed: bool,
     /// The first held value that waits for something said here.
     pub(super) waiting_from: Option<u64>,
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Action, Piece, piece,
-    rules::{RuleId, Value},
+    rules::{Object, RuleId, Said, Value},
 };
 
 /// How deep documents may lie in strings of documents. What is deeper is masked whole.
@@ -52,6 +52,27 @@ impl Core {
         self.frames[depth].facts.clause(clause)
     }
 
+    /// Whether a rule is for the object at this depth.
+    pub(super) fn judge_subject(&mut self, rule: RuleId, depth: usize) -> Truth {
+        let facts = &self.frames[depth].facts;
+        let names = facts.names.as_deref();
+        let object = Object {
+            namespace: names.map_or(&[], |names| &names.namespace),
+            name: names.map_or(&[], |names| &names.name),
+            labels: facts.labels,
+            metadata_done: facts.metadata_done,
+            kind_of: facts.kind_of.as_deref(),
+            closed: facts.closed,
+        };
+        let truth = match self.scope.applies_to(rule, &object) {
+            Said::Yes => Truth::True,
+            Said::No => Truth::False,
+            Said::Depends => return Truth::Unknown,
+        };
+        self.frames[depth].facts.consulted = true;
+        truth
+    }
+
     /// What tokens of the object at this depth are bound to, if it is known; `closing` means that nothing more will be.
     fn binding(&mut self, depth: usize, closing: bool) -> Option<Bytes> {
         let facts = &self.frames[depth].facts;
@@ -90,6 +111,13 @@ impl Core {
                         self.frames[depth].facts.clauses_denied |= 1 << clause;
                         return false;
                     }
+                }
+            }
+            if let Some(depth) = candidate.subject {
+                match self.judge_subject(candidate.rule, depth) {
+                    Truth::True => candidate.subject = None,
+                    Truth::Unknown => {}
+                    Truth::False => return false,
                 }
             }
             if candidate.bound.is_none() {
@@ -160,6 +188,7 @@ impl Core {
     /// The innermost container ends: what it has not said, it never will.
     pub(super) fn settle_closing(&mut self) {
         let Some(depth) = self.frames.len().checked_sub(1) else { return };
+        self.frames[depth].facts.closed = true;
         let Some(from) = self.frames[depth].facts.waiting_from else { return };
         let suspect = self.origin.presumed.suspect;
         if suspect && depth == 0 && !self.frames[depth].facts.decided {
@@ -323,7 +352,7 @@ fn depends_on(waiting: &Waiting) -> impl Iterator<Item = usize> {
     let candidates = waiting.candidates.iter().flat_map(|candidate| {
         let anchor = candidate.bound.is_none().then_some(candidate.anchor);
         let kind = candidate.kinds.map(|condition| condition.depth);
-        [anchor, kind, candidate.clause.map(|(_, depth)| depth)]
+        [anchor, kind, candidate.clause.map(|(_, depth)| depth), candidate.subject]
     });
     let nested = waiting.nested.as_ref().filter(|nested| nested.bound.is_none()).map(|nested| nested.anchor);
     candidates.flatten().chain(nested).collect::<Vec<_>>().into_iter()

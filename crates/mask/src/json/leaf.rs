@@ -23,6 +23,8 @@ pub(super) struct Candidate {
     pub(super) kinds: Option<KindCondition>,
     /// Only if this clause holds in the container at this depth.
     pub(super) clause: Option<(u8, usize)>,
+    /// Only if the rule is for the object at this depth.
+    pub(super) subject: Option<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -34,7 +36,7 @@ pub(super) struct KindCondition {
 
 impl Candidate {
     pub(super) fn is_certain(&self) -> bool {
-        self.kinds.is_none() && self.clause.is_none() && self.bound.is_some()
+        self.kinds.is_none() && self.clause.is_none() && self.subject.is_none() && self.bound.is_some()
     }
 }
 
@@ -132,13 +134,21 @@ pub(super) struct Captures {
     pub(super) uid: bool,
     pub(super) namespace: bool,
     pub(super) name: bool,
+    pub(super) kind_of: bool,
+    pub(super) label: Option<u8>,
     /// The clauses that look at it.
     pub(super) clauses: u32,
 }
 
 impl Captures {
     pub(super) fn any(self) -> bool {
-        self.kind || self.uid || self.namespace || self.name || self.clauses != 0
+        self.kind
+            || self.uid
+            || self.namespace
+            || self.name
+            || self.kind_of
+            || self.label.is_some()
+            || self.clauses != 0
     }
 }
 

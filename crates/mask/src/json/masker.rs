@@ -217,6 +217,9 @@ impl Core {
         leaf.nested = None;
         leaf.candidates.clear();
         let Some(depth) = self.frames.len().checked_sub(1) else { return };
+        // Of what somebody writes, and may not say all, every rule is for it.
+        let suspect = self.origin.presumed.suspect;
+        let asks = |rule| !suspect && self.scope.depends_on_object(rule);
         if let Some(inside) = self.frames[depth].inside {
             let candidate = Candidate {
                 rule: inside.rule,
@@ -226,6 +229,7 @@ impl Core {
                 bound: None,
                 kinds: None,
                 clause: None,
+                subject: None,
             };
             leaf.candidates.push(candidate);
         }
@@ -255,6 +259,7 @@ impl Core {
                         bound: None,
                         kinds: condition,
                         clause: clause.map(|clause| (clause, depth)),
+                        subject: asks(rule).then_some(anchor),
                     });
                 }
                 Accept::Json { rule, up } if self.scope.is_active(rule) => {
@@ -267,6 +272,8 @@ impl Core {
                 Accept::Uid => leaf.captures.uid = true,
                 Accept::Name => leaf.captures.name = true,
                 Accept::Namespace => leaf.captures.namespace = true,
+                Accept::Type => leaf.captures.kind_of = true,
+                Accept::Label(label) => leaf.captures.label = Some(label),
                 _ => {}
             }
         }
@@ -281,6 +288,7 @@ impl Core {
                 bound: None,
                 kinds: None,
                 clause: None,
+                subject: asks(*rule).then_some(anchor),
             });
         }
         if leaf.candidates.len() > 1 && self.frames[depth].inside.is_none() {
@@ -360,7 +368,11 @@ impl Core {
         if self.leaf.masking {
             self.keep_original(end);
             self.passed = end;
-            if self.leaf.certain { self.replace_leaf(need) } else { self.decide_leaf(need) }
+            if self.leaf.certain {
+                self.replace_leaf(need)
+            } else {
+                self.decide_leaf(need)
+            }
             if self.held.cost() > self.scope.limits().held_bytes {
                 return Err(MaskErrorKind::TooMuchHeld);
             }
@@ -385,19 +397,36 @@ impl Core {
         if !consistent {
             return Err(MaskErrorKind::Ambiguous);
         }
-        if captures.kind || captures.clauses != 0 {
+        if captures.kind_of {
+            let facts = &mut self.frames[parent].facts;
+            if facts.kind_of.is_some() && facts.consulted {
+                return Err(MaskErrorKind::Ambiguous);
+            }
+            facts.kind_of.get_or_insert_with(|| said.into());
+        }
+        if captures.kind || captures.kind_of || captures.clauses != 0 {
             self.reconsider(parent);
         }
+        if let (Some(label), Some(object)) = (captures.label, parent.checked_sub(2)) {
+            let facts = &mut self.frames[object].facts;
+            if facts.metadata_done && facts.consulted {
+                return Err(MaskErrorKind::Ambiguous);
+            }
+            facts.labels |= u64::from(self.scope.label_matches(label, said)) << label;
+        }
         if let Some(object) = parent.checked_sub(1) {
-            self.capture_name(object, said);
+            self.capture_name(object, said)?;
         }
         Ok(())
     }
 
-    fn capture_name(&mut self, object: usize, said: &[u8]) {
+    fn capture_name(&mut self, object: usize, said: &[u8]) -> Result<(), MaskErrorKind> {
         let Captures { uid, namespace, name, .. } = self.leaf.captures;
-        if !(uid || namespace || name) || self.origin.binding.is_some() {
-            return;
+        if !(uid || namespace || name) {
+            return Ok(());
+        }
+        if self.frames[object].facts.metadata_done && self.frames[object].facts.consulted {
+            return Err(MaskErrorKind::Ambiguous);
         }
         let names = self.frames[object].facts.names.get_or_insert_with(Box::<Names>::default);
         let field = match (uid, namespace) {
@@ -412,6 +441,7 @@ impl Core {
         if uid {
             self.reconsider(object);
         }
+        Ok(())
     }
 
     /// The value is certainly masked: nothing has to be kept for a decision.
@@ -501,6 +531,12 @@ impl Core {
                 Some((clause, depth)) => self.judge_clause(clause, depth),
                 None => Truth::True,
             };
+            if candidate
+                .subject
+                .is_some_and(|depth| self.judge_subject(candidate.rule, depth) == Truth::False)
+            {
+                return None;
+            }
             // Should it turn out otherwise, the stream ends.
             if let (Some(condition), Truth::Unknown) = (candidate.kinds, kind) {
                 self.frames[condition.depth].facts.denied |= condition.kinds;

@@ -7,7 +7,7 @@ use portcullis_core::RequestInfo;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::{MaskConfig, MaskErrorKind, MaskKey, Masker, Piece, Rules, Scope};
+use crate::{Caller, MaskConfig, MaskErrorKind, MaskKey, Masker, Piece, Rules, Scope};
 
 fn rules(yaml: &str) -> Rules {
     let config: MaskConfig = serde_yaml::from_str(yaml).unwrap();
@@ -26,7 +26,7 @@ fn resource(group: &str, resource: &str) -> RequestInfo {
 }
 
 fn scope(yaml: &str, info: &RequestInfo) -> Scope {
-    rules(yaml).scope(info, None, None)
+    rules(yaml).scope(info, Caller::default())
 }
 
 /// Masks the chunks of a sequence of documents.
@@ -289,6 +289,85 @@ fn a_token_in_a_message_is_replaced_whole_whatever_part_of_it_looks_encoded() {
         &format!(r#"{{"kind":"Status","message":"pods \"{token}\" not found"}}"#),
         r#"{"kind":"Status","message":"pods \"masked:messages:#\" not found"}"#,
     );
+}
+
+#[test]
+fn rules_are_for_the_objects_they_name() {
+    let everywhere = RequestInfo { namespace: String::new(), verb: "list".into(), ..resource("", "secrets") };
+    let secret = |metadata: &str, after: &str| {
+        format!(r#"{{"metadata":{{{metadata}}},"data":{{"p":"YQ=="}}{after}}}"#)
+    };
+    let masked = |item: &str| item.replace("YQ==", "base64#");
+    let check_items = |subjects: &str, items: &[(String, bool)]| {
+        let yaml = format!(
+            "{{packs: [], rules: [{{name: r, kinds: [Secret], resources: [secrets], base64Paths: ['data.*'], {subjects}}}]}}"
+        );
+        let scope = scope(&yaml, &everywhere);
+        let list = |items: Vec<String>| format!(r#"{{"kind":"SecretList","items":[{}]}}"#, items.join(","));
+        let came = list(items.iter().map(|(item, _)| item.clone()).collect());
+        let expected =
+            list(items.iter().map(|(item, is)| if *is { masked(item) } else { item.clone() }).collect());
+        check(&scope, &came, &expected);
+    };
+    check_items(
+        "except: { types: ['helm.sh/*'] }",
+        &[
+            (secret("", r#","type":"helm.sh/release.v1""#), false),
+            (secret("", r#","type":"Helm.sh/release.v1""#), true),
+            (secret("", r#","type":"Opaque""#), true),
+            (secret("", ""), true),
+            (r#"{"type":"helm.sh/release.v1","data":{"p":"YQ=="}}"#.into(), false),
+        ],
+    );
+    check_items(
+        "for: { namespaces: [prod, 'pay*'], names: ['db-*'] }",
+        &[
+            (secret(r#""name":"db-1","namespace":"prod""#, ""), true),
+            (secret(r#""name":"db-1","namespace":"payments""#, ""), true),
+            (secret(r#""name":"db-1","namespace":"dev""#, ""), false),
+            (secret(r#""name":"x","namespace":"prod""#, ""), false),
+            (secret("", ""), false),
+            (r#"{"data":{"p":"YQ=="},"metadata":{"namespace":"prod","name":"db-2"}}"#.into(), true),
+        ],
+    );
+    check_items(
+        "except: { labels: { tier: public, app: '*' } }",
+        &[
+            (secret(r#""labels":{"app":"web","tier":"public"}"#, ""), false),
+            (secret(r#""labels":{"tier":"public"}"#, ""), true),
+            (secret(r#""labels":{"app":"web","tier":"private"}"#, ""), true),
+            // Not the object's own labels.
+            (secret(r#""annotations":{"app":"web","tier":"public"}"#, ""), true),
+        ],
+    );
+
+    let yaml = "{packs: [], limits: {heldBytes: 2000}, rules: [{name: r, resources: [secrets], kinds: [Secret], paths: ['data.*'], except: {types: [x], labels: {a: b}}}]}";
+    let scope = scope(yaml, &resource("", "secrets"));
+    let fail = |json: &str| mask(&scope, &[json.as_bytes()]).unwrap_err();
+    let long = "x".repeat(3000);
+    let late = format!(r#"{{"metadata":{{"labels":{{"a":"b"}}}},"data":{{"p":"{long}"}},"type":"x"}}"#);
+    assert_eq!(fail(&late), MaskErrorKind::TooMuchHeld);
+    // It takes back what was relied on.
+    let twice = r#"{"metadata":{"labels":{"a":"b"}},"type":"x","data":{"p":"y"},"type":"z"}"#;
+    assert_eq!(fail(twice), MaskErrorKind::Ambiguous);
+    let again = r#"{"metadata":{},"data":{"p":"y"},"metadata":{"labels":{"a":"b"}}}"#;
+    assert_eq!(fail(again), MaskErrorKind::Ambiguous);
+}
+
+#[test]
+fn tokens_compare_across_objects_only_where_a_rule_says_so() {
+    let tokens = |compare: &str| {
+        let yaml = format!(
+            "{{packs: [], rules: [{{name: r, resources: [secrets], paths: ['data.*'], compare: {compare}}}]}}"
+        );
+        let json = r#"{"items":[{"metadata":{"uid":"1"},"data":{"a":"x"}},{"metadata":{"uid":"2"},"data":{"b":"x"}}]}"#;
+        let (masked, _) = mask(&scope(&yaml, &resource("", "secrets")), &[json.as_bytes()]).unwrap();
+        let digits = regex::Regex::new("masked:r:[0-9a-f]{16}").unwrap();
+        digits.find_iter(&masked).map(|found| found.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let (object, everywhere) = (tokens("object"), tokens("everywhere"));
+    assert!(object.len() == 2 && object[0] != object[1]);
+    assert!(everywhere.len() == 2 && everywhere[0] == everywhere[1]);
 }
 
 #[test]

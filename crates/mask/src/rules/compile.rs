@@ -2,14 +2,15 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use portcullis_core::{Identity, RequestInfo, Verdict};
+use portcullis_core::RequestInfo;
 
 use super::{
-    Action, Limits, MaskConfig, Pack, Rule, Scope,
+    Action, Caller, Limits, MaskConfig, Pack, Rule, Scope, Subjects,
     automaton::Automaton,
-    config::WhenUnknown,
+    config::{Compare, WhenUnknown},
     glob::Globs,
     path::{Step, parse},
+    subject::{Labels, Subject},
 };
 use crate::{ConfigError, Detector, MaskKey};
 
@@ -31,6 +32,7 @@ pub(super) struct Compiled {
     pub(super) keys: Option<(Globs, Vec<RuleId>)>,
     /// One bit per kind that rules name.
     pub(super) kinds: HashMap<String, u64>,
+    pub(super) labels: Labels,
     pub(super) key: MaskKey,
     pub(super) limits: Limits,
     pub(super) pass_content_types: Vec<String>,
@@ -42,6 +44,8 @@ pub(super) struct CompiledRule {
     /// Whether the set applies when a verdict names none.
     pub(super) default: bool,
     pub(super) kinds: u64,
+    pub(super) only_for: Option<Subject>,
+    pub(super) except: Option<Subject>,
 }
 
 /// What a path stands for.
@@ -78,6 +82,10 @@ pub(crate) enum Accept {
     Uid,
     Name,
     Namespace,
+    /// The value is its object's `type`.
+    Type,
+    /// The value is a label, of this number, of the object three levels up.
+    Label(u8),
 }
 
 /// To which object a masked value belongs.
@@ -114,7 +122,9 @@ impl Rules {
         let mut compiled = Vec::with_capacity(rules.len());
         for (place, set, default, rule) in rules {
             let kinds = compiler.add(&place, &rule, compiled.len())?;
-            compiled.push(CompiledRule { rule, set, default, kinds });
+            let only_for = compiler.subject(&format!("{place}.for"), &rule.only_for)?;
+            let except = compiler.subject(&format!("{place}.except"), &rule.except)?;
+            compiled.push(CompiledRule { rule, set, default, kinds, only_for, except });
         }
         compiler.patterns_of_kubernetes();
         let automaton = Automaton::new(&compiler.patterns)
@@ -132,16 +142,16 @@ impl Rules {
             clauses: compiler.clauses,
             keys,
             kinds: compiler.kinds,
+            labels: compiler.labels,
             key,
             limits: config.limits.clone(),
             pass_content_types: config.pass_content_types.clone(),
         })))
     }
 
-    /// What of the rules applies to a request. An unknown identity is nobody's exception; a verdict that names rule sets
-    /// selects those, and all of them if one is unknown.
-    pub fn scope(&self, info: &RequestInfo, identity: Option<&Identity>, verdict: Option<&Verdict>) -> Scope {
-        Scope::new(self, info, identity, verdict)
+    /// What of the rules applies to a request.
+    pub fn scope(&self, info: &RequestInfo, caller: Caller<'_>) -> Scope {
+        Scope::new(self, info, caller)
     }
 
     /// Whether a rule set of this name exists: what policy names should.
@@ -178,6 +188,9 @@ struct Compiler {
     clauses: Vec<Globs>,
     keys: Vec<(String, RuleId)>,
     kinds: HashMap<String, u64>,
+    labels: Labels,
+    /// Whether any rule asks for an object's type.
+    types: bool,
 }
 
 impl Compiler {
@@ -234,6 +247,15 @@ impl Compiler {
         }
         self.keys.extend(rule.keys.iter().map(|key| (key.clone(), id)));
         Ok(kinds)
+    }
+
+    fn subject(&mut self, place: &str, subjects: &Subjects) -> Result<Option<Subject>, ConfigError> {
+        if subjects.is_empty() {
+            return Ok(None);
+        }
+        let subject = Subject::new(place, subjects, &mut self.labels)?;
+        self.types |= subject.has_types();
+        Ok(Some(subject))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one place calls it, with what it has just worked out")]
@@ -305,6 +327,13 @@ impl Compiler {
         ] {
             self.patterns.push((prefixed(path, &[]), accept));
         }
+        if self.types {
+            self.patterns.push((prefixed("**.type", &[]), Accept::Type));
+        }
+        for (number, label) in self.labels.names() {
+            let step = Step::Key(label.to_owned());
+            self.patterns.push((prefixed("**.metadata.labels", &[step]), Accept::Label(number)));
+        }
     }
 }
 
@@ -350,6 +379,11 @@ impl CompiledRule {
 
     pub(super) fn action(&self) -> Action {
         self.rule.action
+    }
+
+    /// Whether its tokens say nothing of where a value stands.
+    pub(super) fn compares_everywhere(&self) -> bool {
+        self.rule.compare == Compare::Everywhere
     }
 
     pub(super) fn detectors(&self) -> &[Detector] {

@@ -1,6 +1,7 @@
 //! Rules as people write them, in YAML or in Rust.
 
-use portcullis_core::{Identity, RequestInfo};
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +128,8 @@ pub struct Rule {
     pub except: Subjects,
     /// What is put in a value's place.
     pub action: Action,
+    /// Where equal values have equal tokens.
+    pub compare: Compare,
     /// What happens to a value of an object whose kind is not known yet when the value is reached.
     pub when_unknown: WhenUnknown,
 }
@@ -198,42 +201,41 @@ pub struct Where {
     pub matches: Vec<String>,
 }
 
-/// Whom, or what, a rule is restricted to. An empty list does not restrict.
+/// Whom, or what, a rule is restricted to. An empty list does not restrict; all lists that are not empty must hold, but of
+/// `users`, `groups` and `grants` one is enough.
+///
+/// `namespaces`, `names`, `labels` and `types` speak of the object that holds a value. Where the request does not name it, as
+/// in a list, each item is looked at by itself; its values wait until it has said what is asked, within
+/// [`Limits::held_bytes`]. In text, such as a log, labels and types are not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Subjects {
     /// User names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<String>,
-    /// Groups; with `users`, either will do.
+    /// Groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// Namespaces, as the request names them.
+    /// Profiles of grants.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
+    /// Namespaces; `*` matches any part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
+    /// Names of objects; `*` matches any part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Labels that the object has, all of them; `*` matches any part of a value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Types of Secrets, such as `helm.sh/release.v1`; `*` matches any part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
 }
 
 impl Subjects {
     pub(crate) fn is_empty(&self) -> bool {
         self == &Self::default()
-    }
-
-    /// Whether they cover the request. Where it is not known (no identity; a request across namespaces), `unknown` says.
-    pub(crate) fn cover(&self, info: &RequestInfo, identity: Option<&Identity>, unknown: bool) -> bool {
-        let who = match identity {
-            _ if self.users.is_empty() && self.groups.is_empty() => true,
-            None => unknown,
-            Some(identity) => {
-                self.users.contains(&identity.user)
-                    || identity.groups.iter().any(|group| self.groups.contains(group))
-            }
-        };
-        let place = match info.namespace.as_str() {
-            _ if self.namespaces.is_empty() => true,
-            "" => unknown,
-            namespace => self.namespaces.iter().any(|listed| listed == namespace),
-        };
-        who && place
     }
 }
 
@@ -250,6 +252,18 @@ pub enum Action {
     Partial,
     /// `null`.
     Drop,
+}
+
+/// Where equal values have equal tokens (`hash` only).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compare {
+    /// At one path of one object: one sees that the value changed.
+    #[default]
+    Object,
+    /// Wherever this rule masks it: one sees where the same value is used. Whoever may write such objects can confirm guesses
+    /// by writing them and comparing the tokens, so only for values that nobody could guess.
+    Everywhere,
 }
 
 /// What happens to a value that a rule for a kind may cover, in an object that has not said its kind yet.

@@ -13,12 +13,28 @@ impl Globs {
         place: &str,
         patterns: impl IntoIterator<Item = &'a String>,
     ) -> Result<Self, ConfigError> {
+        Self::compile(place, patterns, true)
+    }
+
+    /// The same, but letter case matters: for what exempts.
+    pub(crate) fn exact<'a>(
+        place: &str,
+        patterns: impl IntoIterator<Item = &'a String>,
+    ) -> Result<Self, ConfigError> {
+        Self::compile(place, patterns, false)
+    }
+
+    fn compile<'a>(
+        place: &str,
+        patterns: impl IntoIterator<Item = &'a String>,
+        any_case: bool,
+    ) -> Result<Self, ConfigError> {
         let expressions = patterns.into_iter().map(|pattern| {
             let parts: Vec<_> = pattern.split('*').map(regex::escape).collect();
             format!("^(?:{})$", parts.join(".*"))
         });
         RegexSetBuilder::new(expressions)
-            .case_insensitive(true)
+            .case_insensitive(any_case)
             .dot_matches_new_line(true)
             .build()
             .map(Self)
@@ -54,5 +70,7 @@ mod tests {
             assert_eq!(globs.matches(name.as_bytes()), expected, "{name}");
         }
         assert_eq!(globs.which(b"password").collect::<Vec<_>>(), [1]);
+        let exact = Globs::exact("test", &["helm.sh/*".to_owned()]).unwrap();
+        assert!(exact.matches(b"helm.sh/release.v1") && !exact.matches(b"Helm.sh/release.v1"));
     }
 }

@@ -6,10 +6,12 @@ mod config;
 mod glob;
 mod path;
 mod scope;
+mod subject;
 
 pub(crate) use automaton::StateId;
 pub use compile::Rules;
 pub(crate) use compile::{Accept, Anchor, RuleBits, RuleId};
-pub use config::{Action, Limits, MaskConfig, Pack, Rule, Subjects, WhenUnknown, Where};
-pub use scope::Scope;
+pub use config::{Action, Compare, Limits, MaskConfig, Pack, Rule, Subjects, WhenUnknown, Where};
+pub use scope::{Caller, Scope};
 pub(crate) use scope::{TextPlan, Value};
+pub(crate) use subject::{Object, Said};

@@ -4,12 +4,14 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use portcullis_core::{Identity, RequestInfo, Verdict};
+use http::Extensions;
+use portcullis_core::{Grant, Identity, RequestInfo, Verdict};
 
 use super::{
     Action, Limits, Pack, RuleBits, RuleId, Rules, StateId,
     automaton::Automaton,
     compile::{Accept, CompiledRule},
+    subject::{Object, Said, Subject},
 };
 use crate::{
     detect::{Detector, echoes},
@@ -18,11 +20,33 @@ use crate::{
     token,
 };
 
+/// Who asks, as far as is known. Whoever is unknown is nobody's exception; a verdict that names rule sets selects those, and
+/// all of them if one is unknown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller<'a> {
+    /// Their identity.
+    pub identity: Option<&'a Identity>,
+    /// The grant they act under.
+    pub grant: Option<&'a Grant>,
+    /// What policy says.
+    pub verdict: Option<&'a Verdict>,
+}
+
+impl<'a> Caller<'a> {
+    /// Who that is, as outer layers have left it.
+    pub fn of(extensions: &'a Extensions) -> Self {
+        Self { identity: extensions.get(), grant: extensions.get(), verdict: extensions.get() }
+    }
+}
+
 /// The rules that apply to one request, and what is known of its objects from the request alone.
 #[derive(Clone)]
 pub struct Scope {
     rules: Rules,
     active: RuleBits,
+    /// Those of them that are only for, or not for, some objects.
+    only_some: RuleBits,
+    not_some: RuleBits,
     kubernetes: bool,
     /// The kinds that the requested resource's objects are of, whatever they say.
     pub(crate) presumed: u64,
@@ -63,15 +87,12 @@ const BUILT_IN_GROUPS: [&str; 21] = [
 ];
 
 impl Scope {
-    pub(super) fn new(
-        rules: &Rules,
-        info: &RequestInfo,
-        identity: Option<&Identity>,
-        verdict: Option<&Verdict>,
-    ) -> Self {
+    pub(super) fn new(rules: &Rules, info: &RequestInfo, caller: Caller<'_>) -> Self {
+        let Caller { identity, grant, verdict } = caller;
         let sets = verdict.map(|verdict| verdict.mask_sets.as_slice()).unwrap_or_default();
         let known = sets.iter().all(|set| rules.has_set(set));
         let (mut active, mut presumed, mut has_keys, mut covers_text) = (0, 0, false, false);
+        let (mut only_some, mut not_some) = (0, 0);
         for (id, rule) in rules.0.rules.iter().enumerate() {
             let selected = match (sets.is_empty(), known) {
                 (true, _) => rule.default,
@@ -79,12 +100,18 @@ impl Scope {
                 (false, false) => true,
             };
             let named = rule.names(info);
-            let exempt = !rule.rule.except.is_empty() && rule.rule.except.cover(info, identity, false);
             let by_kind = rule.kinds != 0 && info.is_resource_request;
-            if !selected || exempt || !(named || by_kind) || !rule.rule.only_for.cover(info, identity, true) {
+            let covered = |subject: &Option<Subject>, otherwise, unknown| {
+                subject.as_ref().map_or(otherwise, |subject| subject.covers(info, identity, grant, unknown))
+            };
+            let wanted = covered(&rule.only_for, Said::Yes, true);
+            let exempt = covered(&rule.except, Said::No, false);
+            if !selected || !(named || by_kind) || wanted == Said::No || exempt == Said::Yes {
                 continue;
             }
             active |= 1 << id;
+            only_some |= RuleBits::from(wanted == Said::Depends) << id;
+            not_some |= RuleBits::from(exempt == Said::Depends) << id;
             has_keys |= !rule.rule.keys.is_empty();
             covers_text |= !rule.rule.is_structural();
             if named {
@@ -103,6 +130,8 @@ impl Scope {
         Self {
             rules: rules.clone(),
             active,
+            only_some,
+            not_some,
             kubernetes: info.is_resource_request,
             presumed,
             decided,
@@ -173,6 +202,31 @@ impl Scope {
         self.active & (1 << rule) != 0
     }
 
+    /// Whether it depends on the object whether a rule applies.
+    pub(crate) fn depends_on_object(&self, rule: RuleId) -> bool {
+        (self.only_some | self.not_some) & (1 << rule) != 0
+    }
+
+    /// Whether a rule applies to an object.
+    pub(crate) fn applies_to(&self, rule: RuleId, object: &Object<'_>) -> Said {
+        let compiled = &self.rules.0.rules[rule as usize];
+        let said = |some: RuleBits, subject: &Option<Subject>, otherwise| match subject {
+            Some(subject) if some & (1 << rule) != 0 => subject.covers_object(object),
+            _ => otherwise,
+        };
+        let wanted = said(self.only_some, &compiled.only_for, Said::Yes);
+        let exempt = said(self.not_some, &compiled.except, Said::No);
+        match (wanted, exempt) {
+            (Said::No, _) | (_, Said::Yes) => Said::No,
+            (Said::Yes, Said::No) => Said::Yes,
+            _ => Said::Depends,
+        }
+    }
+
+    pub(crate) fn label_matches(&self, label: u8, value: &[u8]) -> bool {
+        self.rules.0.labels.matches(label, value)
+    }
+
     pub(crate) fn root(&self) -> StateId {
         Automaton::<Accept>::ROOT
     }
@@ -239,6 +293,10 @@ impl Scope {
     /// The text of a token for a value with this digest.
     pub(crate) fn token(&self, rule: RuleId, binding: &[u8], path: &[u8], value: &[u8; 32]) -> String {
         let name = self.name(rule);
+        let (binding, path) = match self.rules.0.rules[rule as usize].compares_everywhere() {
+            true => (&b""[..], &b""[..]),
+            false => (binding, path),
+        };
         token::token(name, &self.rules.key().digits(&[b"value", name.as_bytes(), binding, path, value]))
     }
 
@@ -456,7 +514,8 @@ rules:
         });
         let verdict =
             Verdict { mask_sets: sets.iter().map(|&set| set.to_owned()).collect(), ..Verdict::default() };
-        let scope = rules.scope(&info, identity.as_ref(), Some(&verdict));
+        let caller = Caller { identity: identity.as_ref(), verdict: Some(&verdict), ..Caller::default() };
+        let scope = rules.scope(&info, caller);
         assert_eq!(scope.rule_names().collect::<Vec<_>>(), expected);
     }
 
