@@ -149,6 +149,11 @@ impl Format {
     }
 }
 
+/// Where something begins, from `at` on, that a streaming detector should look at. What stands before passes all of them.
+pub(crate) fn next_suspicion(bytes: &[u8], at: usize) -> Option<usize> {
+    next_prefix(bytes, at)
+}
+
 /// Where the next prefix begins, from `at` on.
 pub(crate) fn next_prefix(bytes: &[u8], at: usize) -> Option<usize> {
     static PREFIXES: LazyLock<Option<bytes::Regex>> = LazyLock::new(|| {

@@ -317,14 +317,12 @@ impl Core {
     /// Replaces what detectors find in a string.
     fn search(&mut self, waiting: &Waiting) -> Option<String> {
         let Kept::Text(text) = &waiting.kept else { return None };
+        let original = String::from_utf8_lossy(text);
         let mut redacted: Option<String> = None;
         for candidate in &waiting.candidates {
-            let current = match &redacted {
-                Some(redacted) => redacted.clone(),
-                None => String::from_utf8_lossy(text).into_owned(),
-            };
+            let current = redacted.as_deref().unwrap_or(&original);
             let binding = candidate.bound.clone().unwrap_or_default();
-            if let Some((better, count)) = self.scope.redact_text(candidate.rule, &current, &binding) {
+            if let Some((better, count)) = self.scope.redact_text(candidate.rule, current, &binding) {
                 self.count(candidate.rule, count);
                 redacted = Some(better);
             }

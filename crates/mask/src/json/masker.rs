@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     MaskError, MaskErrorKind, Piece,
+    detect::next_suspicion,
     rules::{Accept, Anchor, RuleId, Scope, StateId},
 };
 
@@ -55,6 +56,7 @@ impl Masker {
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) -> Result<(), MaskError> {
         self.core.chunk = chunk.clone();
         self.core.passed = 0;
+        self.core.suspicious = None;
         self.scanner.push(&chunk, &mut self.core)?;
         self.core.end_of_chunk().map_err(|kind| self.scanner.fail(kind, 0))?;
         out.append(&mut self.core.out);
@@ -137,6 +139,8 @@ pub(super) struct Core {
     path: Vec<u8>,
     /// What leads on from there to the current value. Most values need no path, so it is written only when one does.
     step: Step,
+    /// Where in the chunk something begins that detectors should look at, from some place on; `None` if nobody has looked.
+    suspicious: Option<usize>,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
     next_state: StateId,
@@ -157,6 +161,7 @@ impl Core {
             frames: Vec::new(),
             path: Vec::new(),
             step: Step::Written,
+            suspicious: None,
             said: Vec::new(),
             next_state: 0,
             key_rules: Vec::new(),
@@ -205,6 +210,13 @@ impl Core {
         self.scope.automaton().accepts(state).is_empty()
             && self.key_rules.is_empty()
             && self.frames.last().is_none_or(|parent| parent.inside.is_none())
+    }
+
+    /// Whether the value is to be searched by detectors, at most, so that it passes if they have nothing to look at.
+    fn is_only_searched(&self) -> bool {
+        let leaf = &self.leaf;
+        let searched = |candidate: &Candidate| self.scope.searches_only_marks(candidate.rule);
+        leaf.masking && leaf.nested.is_none() && !leaf.captures.any() && leaf.candidates.iter().all(searched)
     }
 
     /// Sets up the leaf with everything that rules say about the value in this state.
@@ -602,12 +614,28 @@ impl Handler for Core {
         if !self.leaf.active {
             return Ok(Interest::Nothing);
         }
+        if self.is_only_searched() {
+            return Ok(Interest::Glance);
+        }
+        Ok(self.look_at_string(at))
+    }
+
+    fn glance(&mut self, start: usize, end: usize) -> bool {
+        if self.suspicious.is_none_or(|known| known < start) {
+            self.suspicious = Some(next_suspicion(&self.chunk, start).unwrap_or(self.chunk.len()));
+        }
+        let harmless = self.suspicious.is_some_and(|suspicious| suspicious >= end);
+        self.leaf.active &= !harmless;
+        harmless
+    }
+
+    fn look_at_string(&mut self, at: usize) -> Interest {
         if self.leaf.masking {
             self.start_masking(at);
         }
         self.leaf.start_string(&self.scope);
         self.said.clear();
-        Ok(if let NeedState::Nothing = self.leaf.need { Interest::End } else { Interest::Text })
+        if let NeedState::Nothing = self.leaf.need { Interest::End } else { Interest::Text }
     }
 
     fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind> {

@@ -17,6 +17,11 @@ pub(crate) trait Handler {
     fn key(&mut self, key: &[u8], at: Option<usize>) -> Result<(), MaskErrorKind>;
     /// A string value opens at `at` (its quote). Says what is wanted of it.
     fn open_string(&mut self, at: usize) -> Result<Interest, MaskErrorKind>;
+    /// Of a string that is at most to be glanced at: its content lies there as it is, from `start` to `end`. Says whether that
+    /// is all; otherwise [`look_at_string`](Self::look_at_string) follows.
+    fn glance(&mut self, start: usize, end: usize) -> bool;
+    /// The string that opened at `at` is not seen at a glance. Says what is wanted of it.
+    fn look_at_string(&mut self, at: usize) -> Interest;
     /// A run of the string's unescaped content; runs may split characters.
     fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind>;
     /// The string ended just before `end`.
@@ -32,6 +37,8 @@ pub(crate) trait Handler {
 pub(crate) enum Interest {
     /// Nothing more.
     Nothing,
+    /// A glance at all of it, if it lies in the chunk as it is.
+    Glance,
     /// Its end.
     End,
     /// Its text, and its end.
@@ -259,11 +266,21 @@ impl Scanner {
                 self.interest = handler.open_string(*at)?;
                 let start = *at + 1;
                 if let Some(length) = StringScan::whole(&chunk[start..]) {
-                    if self.interest == Interest::Text {
-                        handler.text(&chunk[start..start + length])?;
+                    let end = start + length;
+                    if self.interest == Interest::Glance {
+                        self.interest = match handler.glance(start, end) {
+                            true => Interest::Nothing,
+                            false => handler.look_at_string(*at),
+                        };
                     }
-                    *at = start + length + 1;
+                    if self.interest == Interest::Text {
+                        handler.text(&chunk[start..end])?;
+                    }
+                    *at = end + 1;
                     return self.end_string(*at, handler);
+                }
+                if self.interest == Interest::Glance {
+                    self.interest = handler.look_at_string(*at);
                 }
                 self.string.open(self.interest == Interest::Text);
                 self.state = State::String { key: false };
@@ -481,6 +498,12 @@ mod tests {
         fn open_string(&mut self, _: usize) -> Result<Interest, MaskErrorKind> {
             self.0.push(b'<');
             Ok(Interest::Text)
+        }
+        fn glance(&mut self, _: usize, _: usize) -> bool {
+            false
+        }
+        fn look_at_string(&mut self, _: usize) -> Interest {
+            Interest::Text
         }
         fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind> {
             self.0.extend_from_slice(run);

@@ -14,7 +14,7 @@ use super::{
     subject::{Object, Said, Subject},
 };
 use crate::{
-    detect::{Detector, echoes},
+    detect::{Detector, echoes, next_suspicion},
     piece::join,
     text::TextScan,
     token,
@@ -272,6 +272,12 @@ impl Scope {
         self.rules.0.rules[rule as usize].detectors()
     }
 
+    /// Whether a rule only searches strings, for what shows itself by a mark ([`next_suspicion`](crate::detect::next_suspicion)).
+    pub(crate) fn searches_only_marks(&self, rule: RuleId) -> bool {
+        let detectors = self.detectors(rule);
+        !detectors.is_empty() && detectors.iter().all(|detector| detector.streams())
+    }
+
     pub(crate) fn holds_unknown(&self, rule: RuleId) -> bool {
         self.rules.0.rules[rule as usize].holds_unknown()
     }
@@ -328,6 +334,9 @@ impl Scope {
 
     /// Replaces what a rule's detectors find in a string; `None` if nothing was found.
     pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &Bytes) -> Option<(String, u64)> {
+        if self.searches_only_marks(rule) && next_suspicion(text.as_bytes(), 0).is_none() {
+            return None;
+        }
         let plan = self.detectors(rule).iter().map(|detector| (*detector, Some(rule))).collect();
         let mut plan =
             TextPlan { scope: self.clone(), rules: plan, binding: binding.clone(), counts: Vec::new() };
