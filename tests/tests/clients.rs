@@ -42,14 +42,28 @@ async fn python_sees_the_same() {
     twins.agree_with_the_server().await;
 }
 
+/// How clients speak that accept nothing else.
+const JSON: &str = "application/json";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 #[tokio::test]
 async fn informers_see_the_same() {
+    informers_see_the_same_in(JSON).await;
+}
+
+#[tokio::test]
+async fn informers_that_speak_protobuf_only_see_the_same() {
+    informers_see_the_same_in(PROTOBUF).await;
+}
+
+async fn informers_see_the_same_in(content_type: &str) {
     let cluster = Cluster::from_env();
     let informer = go_program("informer").await;
     let twins = Twins::start(&cluster, "informer").await;
     let start = |twin: &Twin, kubeconfig: PathBuf| {
         let mut command = Command::new(&informer);
         command.arg("-kubeconfig").arg(kubeconfig).args(["-namespace", &twin.namespace]);
+        command.args(["-content-type", content_type]);
         Running::start(command)
     };
     let kubeconfig = twins.gateway.kubeconfig("agent-ci").await;
@@ -83,9 +97,18 @@ async fn informers_see_the_same() {
     twins.agree_with_the_server().await;
 }
 
-/// A controller outlives its gateway, and it never gets a Secret's value.
 #[tokio::test]
 async fn an_informer_goes_on_when_the_gateway_does() {
+    an_informer_goes_on_in(JSON).await;
+}
+
+#[tokio::test]
+async fn an_informer_that_speaks_protobuf_only_goes_on_when_the_gateway_does() {
+    an_informer_goes_on_in(PROTOBUF).await;
+}
+
+/// A controller outlives its gateway, and it never gets a Secret's value.
+async fn an_informer_goes_on_in(content_type: &str) {
     let cluster = Cluster::from_env();
     let informer = go_program("informer").await;
     let mut twins = Twins::start(&cluster, "restart").await;
@@ -93,7 +116,7 @@ async fn an_informer_goes_on_when_the_gateway_does() {
     admin.run(&["create", "secret", "generic", "db", "--from-literal=password=hunter2"]).await.ok();
     let mut command = Command::new(&informer);
     command.arg("-kubeconfig").arg(twins.gateway.kubeconfig("agent-ci").await);
-    command.args(["-namespace", &twins.through.namespace]);
+    command.args(["-namespace", &twins.through.namespace, "-content-type", content_type]);
     let mut informer = Running::start(command);
     informer.wait_for_output(|said| said.contains("SYNCED")).await;
 

@@ -93,9 +93,8 @@ async fn nothing_that_policy_refuses() {
     let node = gateway.request("GET", "/api/v1/nodes/local/proxy/metrics", &token);
     refusals.check(node, "", 403, "policy/denied").await;
     // What cannot come masked does not come.
-    let protobuf = || gateway.request("GET", &path("secrets"), &token);
-    let only = protobuf().header("accept", "application/vnd.kubernetes.protobuf");
-    refusals.check(only, "", 406, "mask/protobuf-only").await;
+    let cbor = gateway.request("GET", &path("secrets"), &token).header("accept", "application/cbor");
+    refusals.check(cbor, "", 406, "mask/not-acceptable").await;
 
     // A mask is not a value: whoever read one cannot write it back.
     let admin = cluster.admin().namespace(&namespace);
@@ -351,7 +350,7 @@ impl Refusals {
             let outcome = records.outcomes().find(|outcome| outcome.id.to_string() == id).unwrap();
             assert_eq!(outcome.end, End::Refused, "{outcome:?}");
             // The mask refuses behind the commit, since only there it is known what it must read.
-            if outcome.refusal.as_ref().unwrap().code != "mask/protobuf-only" {
+            if outcome.refusal.as_ref().unwrap().code != "mask/not-acceptable" {
                 assert_eq!(outcome.intent, None, "{outcome:?}");
                 assert!(outcome.request.is_some(), "nobody knows what was refused: {outcome:?}");
                 assert!(records.intents().all(|intent| intent.id.to_string() != id), "{outcome:?}");

@@ -14,12 +14,25 @@ use http_body::{Body as HttpBody, Frame};
 use pin_project_lite::pin_project;
 use portcullis_core::{BoxError, Trail};
 
-use crate::{MaskError, MaskErrorKind, Masker, Piece, Scope, layer::mask_warnings, text::TextScan};
+use crate::{
+    MaskError, MaskErrorKind, Masker, Piece, Scope, layer::mask_warnings, protobuf::ProtobufMask,
+    text::TextScan,
+};
 
 /// What reads a body.
 pub(crate) enum Engine {
     Json(Box<Masker>),
+    JsonSequence(Box<Masker>),
+    Protobuf(Box<ProtobufMask>),
+    ProtobufEvents(Box<ProtobufMask>),
     Text(Box<TextScan>),
+}
+
+impl Engine {
+    /// Whether it reads one document, and not what may go on for hours.
+    pub(crate) const fn is_document(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Protobuf(_))
+    }
 }
 
 pin_project! {
@@ -111,7 +124,8 @@ where
             *this.ended = step.is_none();
             let masked = mask(this.engine, this.gunzip, step, this.pieces);
             let counts = match this.engine {
-                Engine::Json(masker) => masker.take_counts(),
+                Engine::Json(masker) | Engine::JsonSequence(masker) => masker.take_counts(),
+                Engine::Protobuf(mask) | Engine::ProtobufEvents(mask) => mask.take_counts(),
                 Engine::Text(scan) => scan.take_counts(),
             };
             for (rule, count) in counts {
@@ -157,13 +171,21 @@ fn mask(
         }
     };
     match engine {
-        Engine::Json(masker) => {
+        Engine::Json(masker) | Engine::JsonSequence(masker) => {
             if !plain.is_empty() {
                 masker.push(plain, pieces)?;
             }
             // An answer without any content has nothing to hide.
             if last && masker.started() {
                 masker.finish(pieces)?;
+            }
+        }
+        Engine::Protobuf(mask) | Engine::ProtobufEvents(mask) => {
+            if !plain.is_empty() {
+                mask.push(plain, pieces)?;
+            }
+            if last {
+                mask.finish(pieces)?;
             }
         }
         Engine::Text(scan) => {

@@ -44,6 +44,10 @@ pub enum MaskErrorKind {
     Ambiguous,
     /// The content coding (gzip) could not be undone.
     Undecodable,
+    /// Not Kubernetes' protobuf.
+    MalformedProtobuf,
+    /// An object in protobuf of a kind, or with a field, that is not known here.
+    UnknownProtobuf,
 }
 
 impl fmt::Display for MaskErrorKind {
@@ -56,6 +60,8 @@ impl fmt::Display for MaskErrorKind {
             Self::TooMuchHeld => f.write_str("too much would have to be held back"),
             Self::Ambiguous => f.write_str("an object contradicts itself"),
             Self::Undecodable => f.write_str("the content coding cannot be undone"),
+            Self::MalformedProtobuf => f.write_str("not Kubernetes protobuf"),
+            Self::UnknownProtobuf => f.write_str("a kind or a field that is not known in protobuf"),
         }
     }
 }

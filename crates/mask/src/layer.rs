@@ -12,7 +12,7 @@ use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, WARNING},
 };
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame};
 use pin_project_lite::pin_project;
 use portcullis_core::{
     AuditId, Body, BoxError, ErrorFormat, Reason, Refusal, RequestInfo, StreamPlan, Trail, refuse,
@@ -21,9 +21,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Caller, Masker, Rules, Scope,
+    Caller, MaskError, Masker, Rules, Scope,
     body::{Engine, MaskBody},
     negotiate::{Coding, Media, ask_for_readable, coding, media},
+    protobuf::ProtobufMask,
     stage::MaskStages,
     text::TextScan,
 };
@@ -34,9 +35,9 @@ use crate::{
 /// without a `RequestInfo` a request is for its path. Counts go to the request's [`Trail`]. It belongs next to the service
 /// that answers, so that every other layer sees only what is masked.
 ///
-/// * The service is asked only for what can be read: uncompressed, and, for Kubernetes resources, as JSON. A client that
-///   accepts nothing of the kind is refused: 406 `mask/protobuf-only` or `mask/not-acceptable`.
-/// * JSON is masked by paths, keys and kinds, plain text by detectors; watches and logs keep streaming.
+/// * The service is asked only for what can be read: uncompressed, and, for Kubernetes resources, as JSON, or as protobuf
+///   where the client accepts no JSON. A client that accepts neither is refused: 406 `mask/not-acceptable`.
+/// * JSON and protobuf are masked by paths, keys and kinds, plain text by detectors; watches and logs keep streaming.
 /// * What must be masked and cannot be read is not sent: 502 `mask/unreadable`, or, where the head has been sent already, a
 ///   body that ends in an error.
 /// * Bodies of exec and attach are masked by a stage in the request's [`StreamPlan`].
@@ -103,12 +104,15 @@ where
 }
 
 pin_project! {
-    /// The future of a [`MaskService`]. Dropping it drops the inner call.
+    /// The future of a [`MaskService`]. Dropping it drops the inner call, or the answer as far as it has come.
     #[project = MaskFutureProjection]
     pub enum MaskFuture<F> {
         /// The service has been called.
         #[doc(hidden)]
         Inner { #[pin] inner: F, context: Option<Box<ResponseContext>> },
+        /// It has answered, but whether that can be read has to be seen.
+        #[doc(hidden)]
+        First { answer: Option<(Response<Body>, Box<ResponseContext>)> },
         /// The request was refused.
         #[doc(hidden)]
         Refused { response: Option<Response<Body>> },
@@ -123,20 +127,68 @@ where
 {
     type Output = Result<Response<Body>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            MaskFutureProjection::Refused { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
-                None => Poll::Pending,
-            },
-            MaskFutureProjection::Inner { inner, context } => {
-                let response = ready!(inner.poll(cx))?;
-                Poll::Ready(Ok(match context.take() {
-                    Some(context) => context.mask(response),
-                    None => response.map(Body::new),
-                }))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match self.as_mut().project() {
+                MaskFutureProjection::Refused { response } => {
+                    return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                }
+                MaskFutureProjection::First { answer } => {
+                    let Some((response, _)) = answer else { return Poll::Pending };
+                    let first = ready!(Pin::new(response.body_mut()).poll_frame(cx));
+                    let Some((response, context)) = answer.take() else { return Poll::Pending };
+                    return Poll::Ready(Ok(match first {
+                        Some(Err(error)) if error.is::<MaskError>() => context.unreadable(&error.to_string()),
+                        first => response.map(|rest| Body::new(Resumed { first, rest })),
+                    }));
+                }
+                MaskFutureProjection::Inner { inner, context } => {
+                    let response = ready!(inner.poll(cx))?;
+                    let Some(mut context) = context.take() else {
+                        return Poll::Ready(Ok(response.map(Body::new)));
+                    };
+                    match context.mask(response) {
+                        Masked::Whole(response) => return Poll::Ready(Ok(response)),
+                        Masked::Begins(response) => {
+                            self.set(Self::First { answer: Some((response, context)) })
+                        }
+                    }
+                }
             }
         }
+    }
+}
+
+/// An answer that may be sent.
+enum Masked {
+    /// As it is.
+    Whole(Response<Body>),
+    /// Once something of it could be read: while its head has not been sent, what cannot be read is an answer of its own.
+    Begins(Response<Body>),
+}
+
+/// A body whose first frame has come already.
+struct Resumed {
+    first: Option<Result<Frame<Bytes>, BoxError>>,
+    rest: Body,
+}
+
+impl HttpBody for Resumed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
     }
 }
 
@@ -157,6 +209,7 @@ pub struct ResponseContext {
 enum Treatment {
     Pass,
     Json { sequence: bool },
+    Protobuf { events: bool },
     Text { messages: bool },
     Unreadable(String),
 }
@@ -182,7 +235,7 @@ impl ResponseContext {
         self.scope.is_structural() || self.scope.covers_text()
     }
 
-    fn mask<R>(mut self, response: Response<R>) -> Response<Body>
+    fn mask<R>(&mut self, response: Response<R>) -> Masked
     where
         R: HttpBody<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
@@ -194,16 +247,22 @@ impl ResponseContext {
         }
         let empty = self.head || body.is_end_stream();
         let engine = match self.treatment(parts.status, &parts.headers, empty) {
-            Treatment::Pass => return Response::from_parts(parts, Body::new(body)),
-            Treatment::Unreadable(what) => return self.unreadable(&what),
+            Treatment::Pass => return Masked::Whole(Response::from_parts(parts, Body::new(body))),
+            Treatment::Unreadable(what) => return Masked::Whole(self.unreadable(&what)),
             Treatment::Json { sequence: true } => {
-                Engine::Json(Box::new(Masker::sequence(self.scope.clone())))
+                Engine::JsonSequence(Box::new(Masker::sequence(self.scope.clone())))
             }
             Treatment::Json { sequence: false } => Engine::Json(Box::new(Masker::new(self.scope.clone()))),
+            Treatment::Protobuf { events: true } => {
+                Engine::ProtobufEvents(Box::new(ProtobufMask::events(self.scope.clone())))
+            }
+            Treatment::Protobuf { events: false } => {
+                Engine::Protobuf(Box::new(ProtobufMask::object(self.scope.clone())))
+            }
             Treatment::Text { messages } => {
                 let plan = self.scope.text_plan(messages);
                 if plan.is_empty() {
-                    return Response::from_parts(parts, Body::new(body));
+                    return Masked::Whole(Response::from_parts(parts, Body::new(body)));
                 }
                 Engine::Text(Box::new(TextScan::new(plan)))
             }
@@ -216,8 +275,11 @@ impl ResponseContext {
         for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
             parts.headers.remove(HeaderName::from_static(name));
         }
-        let body = MaskBody::new(body, engine, gzip, self.scope, self.trail);
-        Response::from_parts(parts, Body::new(body))
+        let is_document = engine.is_document();
+        let body = MaskBody::new(body, engine, gzip, self.scope.clone(), self.trail.clone());
+        let response = Response::from_parts(parts, Body::new(body));
+        // A stream's head goes out before anything happens.
+        if is_document { Masked::Begins(response) } else { Masked::Whole(response) }
     }
 
     fn treatment(&self, status: StatusCode, headers: &HeaderMap, empty: bool) -> Treatment {
@@ -246,17 +308,23 @@ impl ResponseContext {
             {
                 Treatment::Text { messages: !status.is_success() }
             }
-            Media::KubernetesBinary if proxied => Treatment::Unreadable(content_type),
+            Media::Protobuf | Media::ProtobufEvents if kubernetes && structural && !proxied => {
+                Treatment::Protobuf { events: media == Media::ProtobufEvents }
+            }
+            Media::Protobuf | Media::ProtobufEvents | Media::KubernetesBinary if proxied => {
+                Treatment::Unreadable(content_type)
+            }
             Media::Other | Media::Missing if proxied => Treatment::Pass,
             _ if self.beside || !structural => Treatment::Pass,
             Media::Other if !kubernetes && self.scope.passes_content_type(&content_type) => Treatment::Pass,
             _ => Treatment::Unreadable(content_type),
         };
         match treatment {
-            Treatment::Json { .. } | Treatment::Text { .. } if status == StatusCode::PARTIAL_CONTENT => {
+            Treatment::Pass | Treatment::Unreadable(_) => treatment,
+            _ if status == StatusCode::PARTIAL_CONTENT => {
                 Treatment::Unreadable("it is a part of a document".to_owned())
             }
-            Treatment::Json { .. } | Treatment::Text { .. } if coding(headers) == Coding::Unknown => {
+            _ if coding(headers) == Coding::Unknown => {
                 Treatment::Unreadable("it has an unknown content coding".to_owned())
             }
             treatment => treatment,

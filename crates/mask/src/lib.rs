@@ -67,6 +67,7 @@ mod json;
 mod layer;
 mod negotiate;
 mod piece;
+mod protobuf;
 mod redactor;
 mod rules;
 mod seek;

@@ -8,7 +8,8 @@ use portcullis_core::{Reason, Refusal, RequestInfo};
 
 /// Rewrites a request's headers so that the answer can be read.
 ///
-/// For Kubernetes resources: `Accept` keeps JSON and its variants (`as=Table` and the like), and loses protobuf, CBOR and YAML.
+/// For Kubernetes resources: `Accept` keeps JSON and its variants (`as=Table` and the like), and loses CBOR and YAML; protobuf
+/// it keeps if the client accepts no JSON.
 ///
 /// # Errors
 ///
@@ -28,15 +29,16 @@ pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> R
         }
         return Ok(());
     }
-    let mut kept: Vec<String> = Vec::new();
-    let mut binary = false;
+    let (mut kept, mut protobuf): (Vec<String>, Vec<String>) = Default::default();
     for value in headers.get_all(ACCEPT) {
         for range in
             value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|range| !range.is_empty())
         {
             let (essence, parameters) = range.split_once(';').unwrap_or((range, ""));
             let essence = essence.trim().to_ascii_lowercase();
-            binary |= is_kubernetes_binary(&essence);
+            if essence == PROTOBUF && !proxied {
+                protobuf.push(range.to_owned());
+            }
             let keep = match essence.as_str() {
                 _ if proxied => (!is_kubernetes_binary(&essence) && !is_yaml(&essence)).then_some(essence),
                 "*/*" | "application/*" => Some("application/json".to_owned()),
@@ -51,27 +53,23 @@ pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> R
             }
         }
     }
+    let kept = if kept.is_empty() { protobuf } else { kept };
     match HeaderValue::from_str(&kept.join(",")) {
         Ok(accept) if !kept.is_empty() => {
             headers.insert(ACCEPT, accept);
             Ok(())
         }
-        _ if binary => Err(Refusal::new(
-            Reason::NotAcceptable,
-            "mask/protobuf-only",
-            "the answer may hold secrets, which are masked in JSON only, and the client accepts none",
-        )
-        .advice(
-            "let the client accept application/json, alone or beside application/vnd.kubernetes.protobuf",
-        )),
         _ => Err(Refusal::new(
             Reason::NotAcceptable,
             "mask/not-acceptable",
-            "the answer may hold secrets, which are masked in JSON only, and the client accepts none",
+            "the answer may hold secrets, which are masked in JSON and protobuf only, and the client accepts neither",
         )
         .advice("let the client accept application/json")),
     }
 }
+
+/// The media type of Kubernetes' protobuf.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// How an answer's body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +98,11 @@ pub(crate) enum Media {
     /// JSON documents, one after another.
     JsonSequence,
     Text,
-    /// protobuf, CBOR or YAML, which hold the same objects as JSON does.
+    /// One object in Kubernetes' protobuf.
+    Protobuf,
+    /// The events of a watch in Kubernetes' protobuf.
+    ProtobufEvents,
+    /// CBOR, YAML or other protobuf, which hold the same objects as JSON does.
     KubernetesBinary,
     Other,
     Missing,
@@ -128,6 +130,8 @@ pub(crate) fn media(headers: &HeaderMap) -> (Media, String) {
         }
         _ if is_json(&essence) => Media::Json,
         "text/plain" => Media::Text,
+        PROTOBUF if parameters.iter().any(|parameter| parameter == "stream=watch") => Media::ProtobufEvents,
+        PROTOBUF => Media::Protobuf,
         _ if is_kubernetes_binary(&essence) || is_yaml(&essence) => Media::KubernetesBinary,
         _ => Media::Other,
     };
@@ -145,7 +149,7 @@ pub(crate) fn is_yaml(essence: &str) -> bool {
 }
 
 fn is_kubernetes_binary(essence: &str) -> bool {
-    essence == "application/vnd.kubernetes.protobuf"
+    essence == PROTOBUF
         || essence == "application/cbor"
         || essence == "application/cbor-seq"
         || essence.ends_with("+protobuf")
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_asked_for_json_only() {
+    fn the_server_is_asked_for_what_can_be_masked() {
         check("", "", Ok("application/json"));
         check("", "application/json", Ok("application/json"));
         check("", "*/*", Ok("application/json"));
@@ -190,12 +194,10 @@ mod tests {
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             ),
         );
-        check("", "application/vnd.kubernetes.protobuf", Err("mask/protobuf-only"));
-        check(
-            "",
-            "application/vnd.kubernetes.protobuf;as=Table, application/cbor",
-            Err("mask/protobuf-only"),
-        );
+        let protobuf = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        check("", protobuf, Ok(protobuf));
+        check("", &format!("application/cbor, {protobuf}"), Ok(protobuf));
+        check("", "application/cbor", Err("mask/not-acceptable"));
         check("", "application/yaml", Err("mask/not-acceptable"));
         check("", "text/html,application/xhtml+xml,*/*;q=0.8", Ok("application/json;q=0.8"));
     }
@@ -206,7 +208,7 @@ mod tests {
         check("exec", "*/*", Ok("*/*"));
         check("proxy", "text/html, application/vnd.kubernetes.protobuf", Ok("text/html"));
         check("proxy", "", Ok(""));
-        check("proxy", "application/vnd.kubernetes.protobuf", Err("mask/protobuf-only"));
+        check("proxy", "application/vnd.kubernetes.protobuf", Err("mask/not-acceptable"));
     }
 
     #[test]
@@ -220,7 +222,8 @@ mod tests {
             ("application/problem+json", Media::Json),
             ("application/x-ndjson", Media::JsonSequence),
             ("text/plain; charset=utf-8", Media::Text),
-            ("application/vnd.kubernetes.protobuf;stream=watch", Media::KubernetesBinary),
+            ("application/vnd.kubernetes.protobuf", Media::Protobuf),
+            ("application/vnd.kubernetes.protobuf;stream=watch", Media::ProtobufEvents),
             ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", Media::KubernetesBinary),
             ("application/yaml", Media::KubernetesBinary),
             ("application/octet-stream", Media::Other),

@@ -15,9 +15,9 @@ use serde_json::Value;
 use crate::{
     Caller, MaskError, Masker, Rules, Scope,
     detect::Format,
-    negotiate::{is_json, is_yaml},
+    negotiate::{PROTOBUF, is_json, is_yaml},
     piece::join,
-    seek::{PROTOBUF, documents, essence},
+    seek::{documents, essence},
     text::TextScan,
 };
 

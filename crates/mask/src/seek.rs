@@ -11,10 +11,10 @@ use memchr::memmem;
 use portcullis_wire::ProtobufObject;
 use serde_json::Value;
 
-use crate::{negotiate::is_yaml, token::find_token};
-
-/// The media type of Kubernetes' protobuf.
-pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+use crate::{
+    negotiate::{PROTOBUF, is_yaml},
+    token::find_token,
+};
 
 /// How often what was decoded is decoded again: a Secret's value may be base64 of JSON that holds base64.
 const DEEPEST: u8 = 4;

@@ -58,7 +58,7 @@ pub use codec::{Handling, StreamCodec, StreamLimits, StreamProtocol, StreamPurpo
 pub use error::{WireError, WireErrorKind};
 pub use messages::MessageDecoder;
 pub use negotiate::{OfferedSubprotocols, SpdyVersion, Subprotocol, header_list};
-pub use object::{ProtobufObject, ProtobufObjectError};
+pub use object::{ProtobufObject, ProtobufObjectError, RewriteError, rewrite_protobuf_object};
 pub use protobuf::{
     PROTOBUF_MAGIC, ProtobufEnvelope, ProtobufField, ProtobufReader, ProtobufValue, encode_protobuf_field,
 };

@@ -72,11 +72,19 @@ pub struct Limits {
     pub held_bytes: usize,
     /// Bytes of a request body that is read before it is passed on.
     pub write_bytes: usize,
+    /// Bytes of an answer, or of one event of a watch, in protobuf: it has its length in front, so all of it is held back.
+    pub protobuf_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: 256, key_bytes: 8 << 10, held_bytes: 3 << 20, write_bytes: 3 << 20 }
+        Self {
+            depth: 256,
+            key_bytes: 8 << 10,
+            held_bytes: 3 << 20,
+            write_bytes: 3 << 20,
+            protobuf_bytes: 64 << 20,
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes schema.txt: how built-in kinds are laid out in protobuf, for those that clients write.
+"""Writes schema.txt: how the built-in kinds of all groups and versions are laid out in protobuf.
 
-Reads the Go types of k8s.io/api and k8s.io/apimachinery (their struct tags are where generated.proto comes from, and unlike
-it say what JSON calls a field, whether it is inlined, and whether absence differs from zero):
+Reads the Go types of the published API modules (their struct tags are where generated.proto comes from, and unlike it say
+what JSON calls a field, whether it is inlined, and whether absence differs from zero):
 
     ./generate.py "$(go env GOMODCACHE)/k8s.io" v0.37.2 > schema.txt
 """
@@ -12,54 +12,52 @@ import re
 import sys
 
 root, version = pathlib.Path(sys.argv[1]), sys.argv[2]
-PACKAGES = {
-    "meta": f"apimachinery@{version}/pkg/apis/meta/v1",
-    "core": f"api@{version}/core/v1",
-    "apps": f"api@{version}/apps/v1",
-    "authentication": f"api@{version}/authentication/v1",
-    "authorization": f"api@{version}/authorization/v1",
-    "autoscaling": f"api@{version}/autoscaling/v1",
-    "batch": f"api@{version}/batch/v1",
-    "certificates": f"api@{version}/certificates/v1",
-    "coordination": f"api@{version}/coordination/v1",
-    "networking": f"api@{version}/networking/v1",
-    "policy": f"api@{version}/policy/v1",
-    "rbac": f"api@{version}/rbac/v1",
-    "scheduling": f"api@{version}/scheduling/v1",
-    "storage": f"api@{version}/storage/v1",
+api = root / f"api@{version}"
+# Where a package's messages are named after another group than its directory says.
+GROUPS = {"apiserverinternal": "internal"}
+EXTRA = {
+    f"apimachinery@{version}/pkg/apis/meta/v1": ("meta", "v1"),
+    f"apiextensions-apiserver@{version}/pkg/apis/apiextensions/v1": ("apiextensions", "v1"),
+    f"apiextensions-apiserver@{version}/pkg/apis/apiextensions/v1beta1": ("apiextensions", "v1beta1"),
+    f"kube-aggregator@{version}/pkg/apis/apiregistration/v1": ("apiregistration", "v1"),
+    f"kube-aggregator@{version}/pkg/apis/apiregistration/v1beta1": ("apiregistration", "v1beta1"),
 }
-# Kinds of version v1 of their group. Not those that hold objects of any kind (List, ControllerRevision).
-ROOTS = {
-    "meta": ["DeleteOptions"],
-    "core": "Binding ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume PersistentVolumeClaim Pod PodTemplate "
-            "ReplicationController ResourceQuota Secret Service ServiceAccount".split(),
-    "apps": "DaemonSet Deployment ReplicaSet StatefulSet".split(),
-    "authentication": "SelfSubjectReview TokenRequest TokenReview".split(),
-    "authorization": "LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview".split(),
-    "autoscaling": "HorizontalPodAutoscaler Scale".split(),
-    "batch": "CronJob Job".split(),
-    "certificates": ["CertificateSigningRequest"],
-    "coordination": ["Lease"],
-    "networking": "Ingress IngressClass NetworkPolicy".split(),
-    "policy": "Eviction PodDisruptionBudget".split(),
-    "rbac": "ClusterRole ClusterRoleBinding Role RoleBinding".split(),
-    "scheduling": ["PriorityClass"],
-    "storage": "StorageClass VolumeAttachment".split(),
-}
-IMPORTS = {"metav1": "meta", "v1": "core", "apiv1": "core", "corev1": "core", "api": "core"}
-SPECIAL = {"Time", "MicroTime", "Quantity", "IntOrString", "ExtraValue"}
+# Kinds of meta/v1 that are bodies of any group version. Table is not served in protobuf.
+META = "Status DeleteOptions List PartialObjectMetadata PartialObjectMetadataList APIGroup APIGroupList APIResourceList APIVersions".split()
+# Types whose JSON is not their structure.
+SPECIAL = {"Time", "MicroTime", "Quantity", "IntOrString", "Duration", "RawExtension", "JSON"}
 SCALARS = {"string", "bool", "int32", "int64", "float64", "[]byte"}
-OMITTED = {"ManagedFieldsEntry"}  # the server drops them: it tracks no field owners
+OMITTED = {"ManagedFieldsEntry"}  # the server's own bookkeeping: names of fields, no values
 
-structs, aliases = {}, {}
-for package, path in PACKAGES.items():
-    for file in (root / path).glob("*.go"):
-        if file.name.startswith("generated") or file.name.startswith("zz_") or file.name.endswith("_test.go"):
+
+def prefix(group, version):
+    """What the schema calls a package: version v1 goes without saying."""
+    return group if version == "v1" else f"{group}.{version}"
+
+
+packages = {root / path: prefix(*of) for path, of in EXTRA.items()}
+for directory in sorted(api.glob("*/v*")):
+    if (directory / "types.go").exists():
+        group = directory.parent.name
+        packages[directory] = prefix(GROUPS.get(group, group), directory.name)
+by_import = {}
+for directory, name in packages.items():
+    module, _, rest = directory.relative_to(root).as_posix().partition("/")
+    by_import[f"k8s.io/{module.split('@')[0]}/{rest}"] = name
+
+structs, aliases, imports = {}, {}, {}
+for directory, package in packages.items():
+    for file in directory.glob("*.go"):
+        if file.name.startswith(("generated", "zz_")) or file.name.endswith("_test.go"):
             continue
         text = file.read_text()
+        for alias, path in re.findall(r'^\s+(?:(\w+) )?"(k8s\.io/[^"]+)"$', text, re.M):
+            imports[package, alias or path.split("/")[-1]] = by_import.get(path)
         for name, body in re.findall(r"^type (\w+) struct \{\n(.*?)^\}", text, re.M | re.S):
             structs[package, name] = body
-        for name, of in re.findall(r"^type (\w+) ((?:\[\]|map\[|\*)?[\w.\[\]]+)$", text, re.M):
+        for name in re.findall(r"^type (\w+) struct\s*\{\s*\}", text, re.M):
+            structs[package, name] = ""
+        for name, of in re.findall(r"^type (\w+) (?:= )?((?:\[\]|map\[|\*)?[\w.\[\]]+)$", text, re.M):
             aliases[package, name] = of
 
 
@@ -70,7 +68,9 @@ def resolve(package, go):
     if go.startswith("*"):
         return resolve(package, go[1:]) + "*"
     if go.startswith("[]"):
-        return "[]" + resolve(package, go[2:])
+        of = resolve(package, go[2:])
+        # A list of lists is a list of messages around their items.
+        return "[]" + ("ExtraValue" if of == "[]string" else of)
     if go.startswith("map["):
         value = resolve(package, go[go.index("]") + 1:])
         # A map's value cannot be repeated: a named list is a message around its items.
@@ -79,10 +79,11 @@ def resolve(package, go):
         imported, name = go.split(".")
         if name in SPECIAL:
             return name
-        if imported == "types":
+        if name in ("UID", "NodeName"):
             return "string"
-        # What stands in packages that are not read here (alpha APIs, objects of any kind) is known by name only.
-        return resolve(IMPORTS[imported], name) if imported in IMPORTS else "unread"
+        known = imports.get((package, imported))
+        # What stands in packages that are not read here is known by name only.
+        return resolve(known, name) if known else "unread"
     if go in SPECIAL:
         return go
     if (package, go) in aliases:
@@ -93,7 +94,11 @@ def resolve(package, go):
     return f"{package}.{go}"
 
 
-wanted, done = [(package, name) for package, names in ROOTS.items() for name in names], set()
+def is_kind(package, name, body):
+    return name in META if package == "meta" else re.search(r"^\s+(\w+\.)?TypeMeta\s", body, re.M)
+
+
+wanted, done = [(package, name) for (package, name), body in structs.items() if is_kind(package, name, body)], set()
 lines = []
 while wanted:
     package, name = wanted.pop(0)
@@ -102,18 +107,23 @@ while wanted:
     done.add((package, name))
     fields = []
     for line in structs[package, name].splitlines():
-        field = re.match(r'\s*(?:(\w+)\s+)?([*\[\]\w.]+)\s+`.*?json:"([^"]*)".*?protobuf:"([^"]*)"', line)
-        if not field:
+        field = re.match(r"\s*(?:(\w+)\s+)?([*\[\]\w.]+)\s+`(.*)`", line)
+        proto = field and re.search(r'protobuf:"([^"]*)"', field[3])
+        if not proto:
             continue
-        _, go, json, proto = field.groups()
+        go, json = field[2], re.search(r'json:"([^"]*)"', field[3])
         if go.split(".")[-1].lstrip("*[]") in OMITTED:
             continue
-        number = proto.split(",")[1]
+        number, own = proto[1].split(",")[1], re.search(r"name=(\w+)", proto[1])
         kind = resolve(package, go)
-        # No name in JSON: the fields stand in the parent.
-        fields.append(f"{number} {json.split(',')[0] or '-'} {kind}")
-    lines.append(f"{package}.{name}: " + "; ".join(fields))
+        # No name in JSON: the fields stand in the parent. No tag for JSON: somebody writes it by hand, and any name will do.
+        called = (json[1].split(",")[0] or "-") if json else own[1]
+        fields.append(f"{number} {called} {kind}")
+    if fields:
+        lines.append(f"{package}.{name}: " + "; ".join(fields))
+    else:
+        lines.append(f"{package}.{name}:")
 
-print(f"# Made by generate.py from k8s.io/api and k8s.io/apimachinery {version} (Apache-2.0).")
+print(f"# Made by generate.py from k8s.io/api and its neighbours, {version} (Apache-2.0).")
 print("# message: number, name in JSON (- is inlined), type; [] repeated, map: by string, * tells absent from zero.")
 print("\n".join(sorted(lines)))

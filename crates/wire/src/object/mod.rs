@@ -1,8 +1,11 @@
-//! Objects in Kubernetes' protobuf, read as JSON.
+//! Objects in Kubernetes' protobuf, read as JSON, and written anew where their JSON has been changed.
 //!
 //! kubectl since 1.33 or so sends what it creates that way (`kubectl create clusterrolebinding`, `auth can-i`), and so do
-//! controllers; whoever judges, redacts or records what clients write has to read it. `schema.txt` lists the messages of the
-//! built-in kinds that clients write; `generate.py` makes it from the published Go types.
+//! controllers; whoever judges, redacts or records what clients write has to read it. Some clients accept nothing else.
+//! `schema.txt` lists the messages of the built-in kinds of all groups and versions; `generate.py` makes it from the published
+//! Go types.
+
+mod rewrite;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -11,10 +14,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+pub use rewrite::{RewriteError, rewrite_protobuf_object};
+
 use crate::{ProtobufEnvelope, ProtobufReader, ProtobufValue, WireError};
 
-/// Messages nest this deep at most; the published types do not recurse.
-const DEEPEST: usize = 32;
+/// Messages nest this deep at most: only the schemas of custom resources recurse, two levels for each of theirs.
+const DEEPEST: usize = 128;
 
 /// Who owns which fields is the server's own bookkeeping; it says nothing about the object.
 const MANAGED_FIELDS: (&str, u32) = ("meta.ObjectMeta", 17);
@@ -84,13 +89,7 @@ impl ProtobufObject {
     ///
     /// [`ProtobufObjectError`]
     pub fn read(body: &Bytes) -> Result<Self, ProtobufObjectError> {
-        let envelope = ProtobufEnvelope::parse(body)
-            .map_err(|error| ProtobufObjectError::Malformed(error.to_string()))?;
-        if !envelope.content_encoding.is_empty()
-            || !["", "application/vnd.kubernetes.protobuf"].contains(&envelope.content_type.as_str())
-        {
-            return Err(ProtobufObjectError::Malformed("an envelope around something else".into()));
-        }
+        let envelope = Self::envelope(body)?;
         let (api_version, kind) = (envelope.api_version, envelope.kind);
         let Some(name) = message_name(&api_version, &kind) else {
             return Err(ProtobufObjectError::UnknownKind { api_version, kind });
@@ -102,17 +101,29 @@ impl ProtobufObject {
         object.insert("kind".into(), json!(kind));
         Ok(Self { value: Value::Object(object), is_whole })
     }
+
+    /// The envelope of an object in protobuf.
+    fn envelope(body: &Bytes) -> Result<ProtobufEnvelope, ProtobufObjectError> {
+        let envelope = ProtobufEnvelope::parse(body)
+            .map_err(|error| ProtobufObjectError::Malformed(error.to_string()))?;
+        if !envelope.content_encoding.is_empty()
+            || !["", "application/vnd.kubernetes.protobuf"].contains(&envelope.content_type.as_str())
+        {
+            return Err(ProtobufObjectError::Malformed("an envelope around something else".into()));
+        }
+        Ok(envelope)
+    }
 }
 
-/// The schema's name of a kind. All are of version `v1` of their group; `DeleteOptions` belong to every group version.
+/// The schema's name of a kind. Version `v1` of a group goes without saying; some kinds belong to every group version.
 fn message_name(api_version: &str, kind: &str) -> Option<&'static str> {
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
-    let name = match kind {
-        "DeleteOptions" => "meta.DeleteOptions".to_owned(),
-        _ if version == "v1" => format!("{}.{kind}", group.split('.').next().unwrap_or_default()),
-        _ => return None,
-    };
-    SCHEMA.get_key_value(name.as_str()).map(|(name, _)| *name)
+    let group = group.split('.').next().unwrap_or_default();
+    let own = if version == "v1" { format!("{group}.{kind}") } else { format!("{group}.{version}.{kind}") };
+    let name =
+        SCHEMA.get_key_value(own.as_str()).or_else(|| SCHEMA.get_key_value(format!("meta.{kind}").as_str()));
+    // Parts of objects are in the schema, too, but no body is one.
+    name.map(|(name, _)| *name).filter(|name| *name != "meta.ObjectMeta")
 }
 
 fn wire(error: WireError) -> String {
@@ -125,15 +136,25 @@ fn message(name: &str, bytes: &[u8], depth: usize, whole: &mut bool) -> Result<M
     }
     let fields = SCHEMA.get(name).ok_or_else(|| format!("no message {name:?}"))?;
     let mut object = Map::new();
+    let mut single_fields: Vec<u32> = Vec::new();
     for entry in ProtobufReader::new(bytes) {
         let entry = entry.map_err(wire)?;
         let Some(field) = fields.iter().find(|field| field.number == entry.number) else {
             *whole &= (name, entry.number) == MANAGED_FIELDS;
             continue;
         };
+        if !(field.repeated || field.map) {
+            // Of a value that comes twice decoders take the last, of a message they join both.
+            *whole &= !single_fields.contains(&entry.number);
+            single_fields.push(entry.number);
+        }
         if field.of == "unread" {
             *whole = false;
             continue;
+        }
+        if ["RawExtension", "JSON"].contains(&field.of) {
+            // In protobuf it would be of a kind that only it says.
+            *whole &= !matches!(entry.value, ProtobufValue::Bytes(bytes) if embedded(bytes).is_none());
         }
         let wrong = || format!("{name}.{}: of another wire type", field.name);
         if field.map {
@@ -240,6 +261,10 @@ fn single(
         ("Quantity", ProtobufValue::Bytes(bytes)) => Some(json!(quantity(bytes)?)),
         ("IntOrString", ProtobufValue::Bytes(bytes)) => Some(int_or_string(bytes)?),
         ("ExtraValue", ProtobufValue::Bytes(bytes)) => Some(Value::Array(texts(bytes)?)),
+        ("Duration", ProtobufValue::Bytes(bytes)) => Some(json!(duration(bytes)?)),
+        ("RawExtension" | "JSON", ProtobufValue::Bytes(bytes)) => {
+            Some(embedded(bytes).unwrap_or(Value::Null))
+        }
         ("bool" | "int32" | "int64" | "float64", _) => None,
         (name, ProtobufValue::Bytes(bytes)) => Some(Value::Object(message(name, bytes, depth - 1, whole)?)),
         _ => None,
@@ -277,6 +302,29 @@ fn time(of: &str, bytes: &[u8]) -> Result<Value, String> {
 fn quantity(bytes: &[u8]) -> Result<String, String> {
     let (_, mut texts) = parts(bytes)?;
     Ok(texts.remove(&1).filter(|text| !text.is_empty()).unwrap_or_else(|| "0".into()))
+}
+
+/// As Go writes it, in seconds.
+fn duration(bytes: &[u8]) -> Result<String, String> {
+    let (numbers, _) = parts(bytes)?;
+    let nanos = numbers.get(&1).copied().unwrap_or(0);
+    Ok(format!("{}s", nanos as f64 / 1e9))
+}
+
+/// The JSON that a message around an object of any kind holds.
+fn embedded(bytes: &[u8]) -> Option<Value> {
+    let mut raw: &[u8] = b"null";
+    for entry in ProtobufReader::new(bytes) {
+        match entry.ok()? {
+            crate::ProtobufField { number: 1, value: ProtobufValue::Bytes(found), .. }
+                if !found.is_empty() =>
+            {
+                raw = found
+            }
+            _ => {}
+        }
+    }
+    serde_json::from_slice(raw).ok()
 }
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
@@ -356,9 +404,21 @@ mod tests {
             listed.filter(|field| field.trim().contains(' ')).count()
         );
         assert!(message_name("v1", "Pod").is_some() && message_name("apps/v1", "Deployment").is_some());
-        assert!(
-            message_name("apps/v1beta1", "Deployment").is_none() && message_name("v1", "Nobody").is_none()
-        );
+        for (version, kind) in [
+            ("v1", "Status"),
+            ("v1", "List"),
+            ("v1", "SecretList"),
+            ("autoscaling/v2", "HorizontalPodAutoscalerList"),
+            ("flowcontrol.apiserver.k8s.io/v1", "FlowSchema"),
+            ("internal.apiserver.k8s.io/v1alpha1", "StorageVersion"),
+            ("meta.k8s.io/v1", "PartialObjectMetadataList"),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+            ("apiregistration.k8s.io/v1", "APIService"),
+        ] {
+            assert!(message_name(version, kind).is_some(), "{version} {kind}");
+        }
+        assert!(!include_str!("schema.txt").contains("unread"), "a type that nobody knows");
+        assert!(message_name("apps/v9", "Deployment").is_none() && message_name("v1", "Nobody").is_none());
     }
 
     #[test]
