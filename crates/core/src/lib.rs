@@ -57,7 +57,7 @@ pub use grant::{Grant, ResourceRule};
 pub use identity::{
     Actor, Authenticated, AuthenticationError, Authenticator, Ended, Identity, Liveness, LivenessSource,
 };
-pub use live::{LiveError, LiveObjects, Preview, ProposedRequest};
+pub use live::{LiveError, LiveObjects, Preview, ProposedRequest, UnmaskedCopy, UnmaskedObjects};
 pub use redact::{RedactedCopy, Redactor};
 pub use refusal::{Cause, ErrorFormat, Reason, Refusal, refuse};
 pub use request_info::RequestInfo;

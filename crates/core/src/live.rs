@@ -1,5 +1,7 @@
 //! Looking at the cluster with somebody else's eyes: live objects and dry runs, as an identity.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
@@ -86,4 +88,41 @@ pub trait LiveObjects: Send + Sync + 'static {
         &'a self,
         request: &'a ProposedRequest,
     ) -> BoxFuture<'a, Result<Option<String>, LiveError>>;
+}
+
+/// Reads objects with an identity's own rights, and as they are: for putting back what a mask stands for.
+pub trait UnmaskedObjects: Send + Sync + 'static {
+    /// The object the request is about, as JSON; `None` if there is none, or it may not be read. What the record keeps of the
+    /// call is masked.
+    ///
+    /// # Errors
+    ///
+    /// [`LiveError::Unavailable`] when the server gave no answer.
+    fn read_unmasked<'a>(
+        &'a self,
+        request: &'a ProposedRequest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, LiveError>>;
+}
+
+/// In the extensions of a call of the gateway's own: where the mask leaves the answer as it was before it was masked. Nothing on
+/// the wire can put it there.
+#[derive(Clone, Default)]
+pub struct UnmaskedCopy(Arc<Mutex<Option<Bytes>>>);
+
+impl UnmaskedCopy {
+    /// Leaves the answer here.
+    pub fn put(&self, answer: Bytes) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    }
+
+    /// Takes what was left here.
+    pub fn take(&self) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl std::fmt::Debug for UnmaskedCopy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UnmaskedCopy").finish_non_exhaustive()
+    }
 }

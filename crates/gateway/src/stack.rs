@@ -13,7 +13,7 @@ use portcullis_core::{Authenticator, Body, BoxFuture, Reason, Redactor, Refusal,
 use portcullis_hold::{HoldLayer, Tickets};
 use portcullis_jit::{Grants, JitLayer, kubernetes_discovery};
 use portcullis_kube::{GatewayCalls, KubeClassifier, UpstreamSet};
-use portcullis_mask::{MaskLayer, Rules, WriteGuardLayer};
+use portcullis_mask::{MaskLayer, RestoreLayer, Rules, WriteGuardLayer};
 use portcullis_oidc::OidcLayer;
 use portcullis_policy::{GuardLayer, PolicyHandle};
 use tower::{Layer, Service, ServiceBuilder, util::BoxCloneSyncService};
@@ -47,7 +47,7 @@ pub(crate) struct Parts {
     pub(crate) api: Router,
 }
 
-/// TLS, connection limits → **audit open** → JIT → OIDC → identity limits → cut → guard → write guard → hold → **audit commit** → mask → upstream
+/// TLS, connection limits → **audit open** → JIT → OIDC → identity limits → cut → guard → write guard → hold → **audit commit** → restore → mask → upstream
 pub(crate) fn stack(parts: Parts) -> Stack {
     let Parts { config, audit, policy, rules, .. } = parts;
     let classifier = Arc::new(KubeClassifier::new());
@@ -56,20 +56,23 @@ pub(crate) fn stack(parts: Parts) -> Stack {
 
     // The last step before the cluster. The intent is in the log before the upstream sees anything, whoever asks: agents,
     // and the gateway itself. Everything the upstream says passes the mask: also what is shown to approvers.
-    let committed: Stack = BoxCloneSyncService::new(
-        ServiceBuilder::new()
-            .layer(CommitLayer::new())
-            .layer(MaskLayer::new(rules.clone()))
-            .service(parts.upstreams),
-    );
+    let masked: Stack = BoxCloneSyncService::new(MaskLayer::new(rules.clone()).layer(parts.upstreams));
 
     // Dry runs and look-ups of the gateway's own are requests like any other: recorded, masked, with the rights of the
     // identity they are made for.
-    let own_calls = GatewayCalls::new(open.layer(committed.clone()));
+    let own_calls = Arc::new(GatewayCalls::new(open.layer(CommitLayer::new().layer(masked.clone()))));
+
+    let committed: Stack = BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            .layer(CommitLayer::new())
+            // Behind the record, which holds what the client sent: the values that masks stand for are nobody's but the cluster's.
+            .layer(RestoreLayer::new(&rules, own_calls.clone()))
+            .service(masked),
+    );
 
     let mut hold = HoldLayer::new(parts.tickets)
         .redactor(parts.redactor)
-        .live_objects(Arc::new(own_calls))
+        .live_objects(own_calls)
         .spend_at_commit(audit.origin(), Arc::new(audit.clone()))
         .digest_salt(parts.digest_salt)
         .hold_for(config.hold.hold_for)

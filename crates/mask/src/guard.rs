@@ -16,11 +16,15 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Caller, Rules, Scope,
+    Caller, OnWrite, Rules, Scope,
+    oracle::would_confirm,
+    restore::ToRestore,
     seek::{essence, seek},
 };
 
-/// Refuses writes that carry a mask token, before anybody is asked: 422 `mask/would-store-mask`.
+/// Refuses writes that carry a mask token, before anybody is asked: 422 `mask/would-store-mask`. With
+/// [`OnWrite::Restore`](crate::OnWrite::Restore), writes to objects that are there are left to a
+/// [`RestoreLayer`](crate::RestoreLayer), which must stand further in.
 ///
 /// It reads the [`BufferedBody`] that an outer layer left in the request's extensions, or else reads the body itself, up to
 /// [`Limits::write_bytes`](crate::Limits), and leaves one. Connections into the cluster (exec, proxy) store nothing: their
@@ -29,7 +33,7 @@ use crate::{
 /// | status | code | why |
 /// |---|---|---|
 /// | 422 | `mask/would-store-mask` | the body holds a mask token: plain, in base64, in a string that holds JSON |
-/// | 422 | `mask/would-reveal` | a JSON Patch copies, moves or tests what may be masked: it would show, or confirm, the value |
+/// | 422 | `mask/would-reveal` | a JSON Patch copies, moves or tests what may be masked, or a dry run of server-side apply sets it: it would show, or confirm, the value |
 /// | 415 | `mask/encoded-write` | the body is compressed |
 /// | 413 | `mask/too-large` | the body is longer than the limit |
 /// | 400 | `mask/unreadable-write` | the body broke off |
@@ -121,18 +125,37 @@ async fn examine(request: Request<Body>, rules: &Rules) -> Result<Request<Body>,
         let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let extensions = &parts.extensions;
         let scope = || rules.scope(&info, Caller::of(extensions));
+        if !info.is_connect() {
+            let scope = scope();
+            would_confirm(&info, parts.uri.query(), content_type, &read, &scope)?;
+            if content_type.map(essence).as_deref() == Some("application/json-patch+json") {
+                reveals(&read, &scope)?;
+            }
+        }
         match seek(content_type, &read) {
+            // Whether each is a mask of what is there is known only once the object has been read.
+            Some(_) if rules.on_write() == OnWrite::Restore && may_restore(&info) => Ok((body, true)),
             Some(found) => Err(would_store_mask(found.field)),
-            None => match content_type.map(essence).as_deref() {
-                Some("application/json-patch+json") => reveals(&read, &scope()).map(|()| body),
-                _ => Ok(body),
-            },
+            None => Ok((body, false)),
         }
     });
     match judged {
-        Ok(body) => Ok(Request::from_parts(parts, body)),
+        Ok((body, restore)) => {
+            if restore {
+                parts.extensions.insert(ToRestore);
+            }
+            Ok(Request::from_parts(parts, body))
+        }
         Err(refusal) => Err(Box::new(refuse(&parts.extensions, refusal))),
     }
+}
+
+/// Whether a write is one to an object that is there.
+fn may_restore(info: &RequestInfo) -> bool {
+    info.is_resource_request
+        && ["update", "patch"].contains(&info.verb.as_str())
+        && !info.name.is_empty()
+        && !info.is_connect()
 }
 
 /// Refuses a JSON Patch (RFC 6902) that reads what may be masked: `copy` and `move` put a value where no rule masks it,
@@ -219,7 +242,7 @@ async fn buffer(body: Body, limit: usize) -> Result<Bytes, Refusal> {
     }
 }
 
-fn would_store_mask(field: Option<String>) -> Refusal {
+pub(crate) fn would_store_mask(field: Option<String>) -> Refusal {
     let place = field.as_deref().filter(|field| !field.is_empty());
     let message = match place {
         Some(field) => format!("{field} holds the mask of a value, not the value: it would be lost"),

@@ -10,12 +10,14 @@ use std::{
 use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, WARNING},
+    header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, WARNING},
 };
 use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt, Limited};
 use pin_project_lite::pin_project;
 use portcullis_core::{
-    AuditId, Body, BoxError, ErrorFormat, Reason, Refusal, RequestInfo, StreamPlan, Trail, refuse,
+    AuditId, Body, BoxError, BoxFuture, BufferedBody, ErrorFormat, Reason, Refusal, RequestInfo, StreamPlan,
+    Trail, UnmaskedCopy, refuse,
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -24,6 +26,7 @@ use crate::{
     Caller, MaskError, Masker, Rules, Scope,
     body::{Engine, MaskBody},
     negotiate::{Coding, Media, ask_for_readable, coding, media},
+    oracle::sets_masked_values,
     protobuf::ProtobufMask,
     stage::MaskStages,
     text::TextScan,
@@ -85,7 +88,17 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let info = RequestInfo::of(&request);
         let extensions = request.extensions();
-        let scope = self.rules.scope(&info, Caller::of(extensions));
+        let mut scope = self.rules.scope(&info, Caller::of(extensions));
+        if tries_a_guess(&request, &info, &scope) {
+            match scope.with_key_of_its_own() {
+                Ok(own) => scope = own,
+                Err(_) => {
+                    let refusal =
+                        Refusal::unavailable("mask/no-randomness", "the system has no randomness to give");
+                    return MaskFuture::Refused { response: Some(refuse(request.extensions(), refusal)) };
+                }
+            }
+        }
         if scope.is_empty() {
             return MaskFuture::Inner { inner: self.inner.call(request), context: None };
         }
@@ -103,6 +116,16 @@ where
     }
 }
 
+/// Whether a write would only be tried that sets what is masked: a token that equals the live value's would confirm it.
+fn tries_a_guess<B>(request: &Request<B>, info: &RequestInfo, scope: &Scope) -> bool {
+    if !info.dry_run || !info.is_mutating() || scope.is_empty() {
+        return false;
+    }
+    let body = request.extensions().get::<BufferedBody>().map(|body| body.0.clone()).unwrap_or_default();
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    sets_masked_values(content_type, &body, scope)
+}
+
 pin_project! {
     /// The future of a [`MaskService`]. Dropping it drops the inner call, or the answer as far as it has come.
     #[project = MaskFutureProjection]
@@ -110,6 +133,9 @@ pin_project! {
         /// The service has been called.
         #[doc(hidden)]
         Inner { #[pin] inner: F, context: Option<Box<ResponseContext>> },
+        /// It has answered, and the gateway itself wants that as it is.
+        #[doc(hidden)]
+        Copying { copying: BoxFuture<'static, Response<Body>>, context: Option<Box<ResponseContext>> },
         /// It has answered, but whether that can be read has to be seen.
         #[doc(hidden)]
         First { answer: Option<(Response<Body>, Box<ResponseContext>)> },
@@ -133,6 +159,16 @@ where
                 MaskFutureProjection::Refused { response } => {
                     return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
                 }
+                MaskFutureProjection::Copying { copying, context } => {
+                    let response = ready!(copying.as_mut().poll(cx));
+                    let Some(mut context) = context.take() else { return Poll::Pending };
+                    match context.mask(response) {
+                        Masked::Whole(response) => return Poll::Ready(Ok(response)),
+                        Masked::Begins(response) => {
+                            self.set(Self::First { answer: Some((response, context)) })
+                        }
+                    }
+                }
                 MaskFutureProjection::First { answer } => {
                     let Some((response, _)) = answer else { return Poll::Pending };
                     let first = ready!(Pin::new(response.body_mut()).poll_frame(cx));
@@ -147,6 +183,12 @@ where
                     let Some(mut context) = context.take() else {
                         return Poll::Ready(Ok(response.map(Body::new)));
                     };
+                    if let Some(copy) = context.unmasked.take() {
+                        let limit = context.scope.limits().held_bytes;
+                        let copying = Box::pin(leave_copy(response.map(Body::new), copy, limit));
+                        self.set(Self::Copying { copying, context: Some(context) });
+                        continue;
+                    }
                     match context.mask(response) {
                         Masked::Whole(response) => return Poll::Ready(Ok(response)),
                         Masked::Begins(response) => {
@@ -157,6 +199,17 @@ where
             }
         }
     }
+}
+
+/// Leaves an answer for the gateway itself, as it came. One that breaks off, or is longer than `limit`, is not left, and goes
+/// on as an empty one.
+async fn leave_copy(response: Response<Body>, copy: UnmaskedCopy, limit: usize) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let read = Limited::new(body, limit).collect().await.map(|read| read.to_bytes());
+    if let Ok(read) = &read {
+        copy.put(read.clone());
+    }
+    Response::from_parts(parts, read.map_or_else(|_| Body::empty(), Body::from))
 }
 
 /// An answer that may be sent.
@@ -201,6 +254,8 @@ pub struct ResponseContext {
     /// The Kubernetes API beside its resources: discovery, version, health, metrics.
     beside: bool,
     trail: Trail,
+    /// Where the gateway itself wants the answer as it is.
+    unmasked: Option<UnmaskedCopy>,
     /// What a refusal is written by.
     extensions: Extensions,
 }
@@ -228,7 +283,8 @@ impl ResponseContext {
         extensions.insert(info.clone());
         extensions.insert(trail.clone());
         let beside = !info.is_resource_request && format == Some(ErrorFormat::Status);
-        Self { info, scope, head: request.method() == Method::HEAD, beside, trail, extensions }
+        let unmasked = request.extensions().get::<UnmaskedCopy>().cloned();
+        Self { info, scope, head: request.method() == Method::HEAD, beside, trail, unmasked, extensions }
     }
 
     fn asks_for_readable(&self) -> bool {

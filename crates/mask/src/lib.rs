@@ -66,9 +66,11 @@ mod guard;
 mod json;
 mod layer;
 mod negotiate;
+mod oracle;
 mod piece;
 mod protobuf;
 mod redactor;
+mod restore;
 mod rules;
 mod seek;
 mod stage;
@@ -82,7 +84,9 @@ pub use json::Masker;
 pub use layer::{MaskFuture, MaskLayer, MaskService};
 pub use piece::Piece;
 pub use redactor::RequestRedactor;
+pub use restore::{RestoreLayer, RestoreService};
 pub use rules::{
-    Action, Caller, Compare, Limits, MaskConfig, Pack, Rule, Rules, Scope, Subjects, WhenUnknown, Where,
+    Action, Caller, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Rules, Scope, Subjects, WhenUnknown,
+    Where,
 };
 pub use token::MaskKey;

@@ -101,7 +101,7 @@ fn field(path: &[String]) -> String {
 }
 
 /// Whether a token is in these bytes, or in what they encode.
-fn carries_token(bytes: &[u8], depth: u8) -> bool {
+pub(crate) fn carries_token(bytes: &[u8], depth: u8) -> bool {
     if find_token(bytes).is_some() {
         return true;
     }

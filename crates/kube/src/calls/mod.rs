@@ -16,7 +16,7 @@ use http::{
 use http_body_util::{BodyExt, Limited};
 use portcullis_core::{
     AuditId, Body, BoxError, BoxFuture, Classifier, ErrorFormat, LiveError, LiveObjects, Preview,
-    ProposedRequest, Refusal, Trail,
+    ProposedRequest, Refusal, Trail, UnmaskedCopy, UnmaskedObjects,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -31,6 +31,7 @@ const LIMIT: usize = 3 * 1024 * 1024;
 /// What a call is for, as its trail notes it (`purpose`).
 const DRY_RUN: &str = "dryRun";
 const BEFORE: &str = "before";
+const RESTORE: &str = "restore";
 
 /// [`LiveObjects`] over the innermost part of the stack: audit, commit, mask, upstream.
 ///
@@ -113,12 +114,7 @@ where
             true => selectors_only(&proposed.uri),
             false => proposed.uri.path().to_owned(),
         };
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = target
-            .parse()
-            .map_err(|_| LiveError::Unavailable("the object's path cannot be asked for".into()))?;
-        let answer = self.send(proposed, request, BEFORE).await?;
+        let answer = self.send(proposed, get(&target)?, BEFORE).await?;
         match answer.status {
             StatusCode::OK => answer.json().map(Some),
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
@@ -198,6 +194,33 @@ impl Answer {
     }
 }
 
+impl<S> UnmaskedObjects for GatewayCalls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    fn read_unmasked<'a>(
+        &'a self,
+        request: &'a ProposedRequest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, LiveError>> {
+        Box::pin(async move {
+            let copy = UnmaskedCopy::default();
+            let mut read = get(request.uri.path())?;
+            read.extensions_mut().insert(copy.clone());
+            let answer = self.send(request, read, RESTORE).await?;
+            match answer.status {
+                StatusCode::OK => {
+                    let unavailable = || LiveError::Unavailable("the object was not read as it is".into());
+                    copy.take().map(Some).ok_or_else(unavailable)
+                }
+                StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
+                _ => Err(answer.into_unavailable()),
+            }
+        })
+    }
+}
+
 impl<S> LiveObjects for GatewayCalls<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
@@ -228,6 +251,14 @@ fn version_of(object: &Value) -> Option<String> {
         return None;
     }
     object["metadata"]["resourceVersion"].as_str().map(str::to_owned)
+}
+
+fn get(target: &str) -> Result<Request<Body>, LiveError> {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() =
+        target.parse().map_err(|_| LiveError::Unavailable("the object's path cannot be asked for".into()))?;
+    Ok(request)
 }
 
 fn selectors_only(uri: &Uri) -> String {

@@ -7,7 +7,7 @@ use portcullis_core::RequestInfo;
 use super::{
     Action, Caller, Limits, MaskConfig, Pack, Rule, Scope, Subjects,
     automaton::Automaton,
-    config::{Compare, WhenUnknown},
+    config::{Compare, OnWrite, WhenUnknown},
     glob::Globs,
     path::{Step, parse},
     subject::{Labels, Subject},
@@ -34,6 +34,7 @@ pub(super) struct Compiled {
     pub(super) kinds: HashMap<String, u64>,
     pub(super) labels: Labels,
     pub(super) key: MaskKey,
+    pub(super) on_write: OnWrite,
     pub(super) limits: Limits,
     pub(super) pass_content_types: Vec<String>,
 }
@@ -144,6 +145,7 @@ impl Rules {
             kinds: compiler.kinds,
             labels: compiler.labels,
             key,
+            on_write: config.on_write,
             limits: config.limits.clone(),
             pass_content_types: config.pass_content_types.clone(),
         })))
@@ -162,6 +164,11 @@ impl Rules {
     /// The limits they were made with.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// What happens to writes that carry tokens.
+    pub(crate) fn on_write(&self) -> OnWrite {
+        self.0.on_write
     }
 
     pub(crate) fn key(&self) -> &MaskKey {

@@ -15,6 +15,8 @@ pub struct MaskConfig {
     pub packs: Vec<Pack>,
     /// Rules of your own. Where several match a value, the first decides; they come before those of packs.
     pub rules: Vec<Rule>,
+    /// What happens to a write that carries mask tokens.
+    pub on_write: OnWrite,
     /// How much may be asked of memory.
     pub limits: Limits,
     /// Content types that pass although they cannot be read, such as `image/*`. Never those of the Kubernetes API.
@@ -26,10 +28,23 @@ impl Default for MaskConfig {
         Self {
             packs: vec![Pack::KubernetesSecrets, Pack::KnownFormats],
             rules: Vec::new(),
+            on_write: OnWrite::default(),
             limits: Limits::default(),
             pass_content_types: Vec::new(),
         }
     }
+}
+
+/// What happens to a write that carries mask tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnWrite {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Each token is replaced by the value that it stands for, if it stands where that value stands in the live object, which is
+    /// read with the caller's own rights; any other token is refused. What people approve, and what is recorded, has the tokens.
+    Restore,
 }
 
 /// A ready-made set of rules; its name is the name of its rule set, too.

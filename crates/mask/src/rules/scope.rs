@@ -1,6 +1,6 @@
 //! What of the rules applies to one request, and what a value of it is replaced with.
 
-use std::fmt;
+use std::{fmt, io};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::{
     detect::{Detector, echoes, next_suspicion},
     piece::join,
     text::TextScan,
-    token,
+    token::{self, MaskKey},
 };
 
 /// Who asks, as far as is known. Whoever is unknown is nobody's exception; a verdict that names rule sets selects those, and
@@ -43,6 +43,8 @@ impl<'a> Caller<'a> {
 #[derive(Clone)]
 pub struct Scope {
     rules: Rules,
+    /// The key that makes tokens, if not the rules' own.
+    key: Option<MaskKey>,
     active: RuleBits,
     /// Those of them that are only for, or not for, some objects.
     only_some: RuleBits,
@@ -129,6 +131,7 @@ impl Scope {
         let name = [info.namespace.as_bytes(), info.name.as_bytes()].join(&0);
         Self {
             rules: rules.clone(),
+            key: None,
             active,
             only_some,
             not_some,
@@ -145,6 +148,20 @@ impl Scope {
     /// Whether no rule applies: then nothing needs to be read.
     pub fn is_empty(&self) -> bool {
         self.active == 0
+    }
+
+    /// The same rules, but tokens that equal no other: for what would confirm a guess.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no randomness to give.
+    pub(crate) fn with_key_of_its_own(self) -> io::Result<Self> {
+        Ok(Self { key: Some(MaskKey::generate()?), ..self })
+    }
+
+    /// The same rules, once for each key there is: what made tokens before still tells what they stand for.
+    pub(crate) fn with_each_key(&self) -> impl Iterator<Item = Self> {
+        self.rules.key().each().map(|key| Self { key: Some(key), ..self.clone() })
     }
 
     /// The names of the rules that apply.
@@ -303,7 +320,8 @@ impl Scope {
             true => (&b""[..], &b""[..]),
             false => (binding, path),
         };
-        token::token(name, &self.rules.key().digits(&[b"value", name.as_bytes(), binding, path, value]))
+        let key = self.key.as_ref().unwrap_or(self.rules.key());
+        token::token(name, &key.digits(&[b"value", name.as_bytes(), binding, path, value]))
     }
 
     /// What a string is replaced with, where the digest or text that the action needs is at hand.
