@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 const TOKEN: &str = "/portcullis/oauth/token";
+const RENEW: &str = "/portcullis/oauth/renew";
 const REVOKE: &str = "/portcullis/oauth/revoke";
 const INTROSPECT: &str = "/portcullis/oauth/introspect";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-/// A gateway with two profiles for agents: `deploy` needs a heartbeat, as `portcullis run` gives one; `task` does not.
+/// A gateway with three profiles for agents: `deploy` needs a heartbeat, as `portcullis run` gives one; `task` does not; what is
+/// cut from `moment` is soon over.
 async fn gateway(cluster: &Cluster) -> Gateway {
     Gateway::configured(cluster, |config| {
         let rules = json!([
@@ -26,6 +28,7 @@ async fn gateway(cluster: &Cluster) -> Gateway {
         config["grants"]["profiles"] = json!([
             { "name": "deploy", "forWhom": agents, "heartbeat": "5s", "rules": rules },
             { "name": "task", "forWhom": agents, "maxTtl": "30m", "rules": rules },
+            { "name": "moment", "forWhom": agents, "defaultTtl": "5s", "maxTtl": "5s", "rules": rules },
             { "name": "everything", "forWhom": { "users": ["agent-two"] },
               "rules": [
                   { "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] },
@@ -189,6 +192,39 @@ async fn a_revoked_grant_takes_its_watch_along() {
     let revoked = events.find(|event| event.kind == EventKind::Revoked).expect("it is on record");
     assert_eq!(revoked.details["reason"], "that was the wrong cluster");
     assert_eq!(revoked.details["by"], "dev-dana");
+}
+
+#[tokio::test]
+async fn a_grant_that_has_run_out_takes_its_watch_along_and_opens_nothing() {
+    let cluster = Cluster::from_env();
+    let gateway = gateway(&cluster).await;
+    let grant = exchange(&gateway, "agent-ci", "moment").await;
+    let agent = with_token(&gateway, &grant.token).namespace("shop");
+    let mut watch = agent.start(&["get", "pods", "--watch"]);
+    watch.wait_for_output(|said| said.contains("toolbox")).await;
+
+    // Nobody revokes it and no request asks about it: time alone ends the open watch.
+    let cut =
+        gateway.wait_for_record("the watch's outcome", |records| cut_watch(records, &grant.id).cloned());
+    let cut = cut.await;
+    assert_eq!(cut.notes["cut"], "expired", "{cut:?}");
+    watch.ended().await;
+    assert_eq!(story_of(&gateway, &grant.id).await, [EventKind::Granted]);
+
+    let probe = uuid::Uuid::new_v4().to_string();
+    let path = format!("/api/v1/namespaces/shop/configmaps?labelSelector=probe%3D{probe}");
+    let answer = gateway.get(&path, Some(&grant.token)).await;
+    assert_eq!((answer.status().as_u16(), refusal_code(answer.body()).as_str()), (401, "jit/ended"));
+    // Nor does its heartbeat bring it back.
+    let renewed = form(&gateway, RENEW, &[("renewal_token", &grant.renewal)], None).await;
+    assert_eq!((renewed.status().as_u16(), &json_of(&renewed)["error"]), (400, &json!("invalid_grant")));
+
+    let records = gateway.records().await;
+    let refused = records.outcome_of(&answer).expect("the refusal is on record");
+    assert_eq!((refused.status, refused.intent), (Some(401), None), "{refused:?}");
+    let seen = gateway.seen().await;
+    assert!(seen.iter().all(|event| !event.request_uri.contains(&probe)), "it has arrived: {seen:?}");
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
