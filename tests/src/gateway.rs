@@ -246,13 +246,29 @@ impl Gateway {
     /// Stops it and compares what it says with what the API server saw: every request on record, and
     /// each one read as the server read it.
     pub async fn agrees_with_the_server(mut self) -> Comparison {
+        let comparison = self.compared().await;
+        comparison.assert_agreement();
+        assert!(comparison.requests > 0, "nothing was compared");
+        comparison
+    }
+
+    /// As [`agrees_with_the_server`](Self::agrees_with_the_server), where nothing was to reach the
+    /// server: neither of the two logs has a request.
+    pub async fn asked_the_server_nothing(mut self) {
+        let comparison = self.compared().await;
+        comparison.assert_agreement();
+        assert_eq!(comparison.requests, 0, "the server saw {:?}", self.seen().await);
+        let records = self.records().await;
+        assert_eq!(records.intents().next(), None, "it let something through");
+    }
+
+    /// The two logs of a gateway that has been stopped, and whose own log holds together.
+    async fn compared(&mut self) -> Comparison {
         self.stop().await;
         let config = text(&self.config_file());
         let verify = self.command(&["audit", "verify", "--config", &config]);
         Running::start(verify).finish().await.ok();
-        let comparison = Comparison::new(&self.seen().await, &self.records().await);
-        comparison.assert_agreement();
-        comparison
+        Comparison::new(&self.seen().await, &self.records().await)
     }
 
     /// Waits until what is on record has what is looked for. A record of something that ended

@@ -61,6 +61,7 @@ async fn a_command_has_a_credential_for_as_long_as_it_runs() {
     assert_eq!(get.identity.as_ref().map(|identity| identity.user.as_str()), Some("agent-ci"));
     // One task, one session.
     assert_eq!(get.session.as_deref(), Some(grant.as_str()));
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -100,6 +101,7 @@ async fn the_command_gets_nothing_that_outlives_the_task() {
     assert!(!said.contains("eyJ"), "{said}");
     let kubeconfig = said.lines().find_map(|line| line.strip_prefix("KUBECONFIG=")).expect("a kubeconfig");
     assert!(!std::path::Path::new(kubeconfig).exists(), "{kubeconfig} outlives its task");
+    gateway.asked_the_server_nothing().await;
 }
 
 #[tokio::test]
@@ -132,6 +134,7 @@ async fn the_exit_code_is_the_commands_and_the_grant_ends_however_it_does() {
     let refused = self::run(&gateway, "everything", &[], &["true"]).await.finish().await;
     assert_eq!(refused.code(), Some(77), "{refused}");
     assert!(refused.err().contains("no profile `everything` is open to you"), "{refused}");
+    gateway.asked_the_server_nothing().await;
 }
 
 #[tokio::test]
@@ -154,6 +157,7 @@ async fn a_task_whose_supervisor_is_killed_loses_its_credential() {
     assert_eq!(reason, "its heartbeat stopped");
     let cut = |records: &Records| cut_watch(records, &grant).map(|_| ());
     gateway.wait_for_record("the end of the orphan's watch", cut).await;
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -165,6 +169,7 @@ async fn a_heartbeat_keeps_a_long_task_alive() {
     let script = format!("sleep 7; {kubectl} -n shop get pods");
     let run = run(&gateway, "deploy", &[], &["sh", "-c", &script]).await.finish().await;
     assert!(run.ok().contains("toolbox"), "{run}");
+    gateway.agrees_with_the_server().await;
 }
 
 // -- The end of a grant -----------------------------------------------------------------------------
@@ -192,6 +197,7 @@ async fn a_revoked_grant_takes_its_watch_along() {
     let revoked = events.find(|event| event.kind == EventKind::Revoked).expect("it is on record");
     assert_eq!(revoked.details["reason"], "that was the wrong cluster");
     assert_eq!(revoked.details["by"], "dev-dana");
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -248,6 +254,7 @@ async fn a_revoked_grant_takes_its_execs_along() {
         let stream = gateway.wait_for_record("the recording's end", ended).await;
         assert!(stream.ended.contains("revoked"), "{transport:?}: {stream:?}");
     }
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -284,6 +291,7 @@ async fn after_the_end_nothing_reaches_the_server() {
     let records = gateway.records().await;
     let refused = records.outcomes().filter(|outcome| outcome.status == Some(401));
     assert_eq!(refused.filter(|outcome| outcome.intent.is_none()).count(), 3);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -308,6 +316,7 @@ async fn a_request_that_waits_for_people_ends_with_its_grant() {
     let mut named =
         seen.iter().filter(|event| event.object_ref.as_ref().is_some_and(|object| object.name == name));
     assert!(named.all(|event| event.request_uri.contains("dryRun=All")), "{seen:?}");
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -332,6 +341,7 @@ async fn kubectls_plugin_gets_a_grant_and_no_other_once_it_has_ended() {
     std::fs::write(&later, run.ok().split("NAME").next().unwrap()).unwrap();
     let later = Kubectl::new(&later).run(&["get", "pods"]).await.fails();
     assert!(later.contains("the task this credential belonged to has ended"), "{later}");
+    gateway.agrees_with_the_server().await;
 }
 
 // -- What a grant is good for -----------------------------------------------------------------------
@@ -369,6 +379,7 @@ async fn a_grant_is_good_for_what_it_says_and_the_server_sees_nothing_else() {
 
     let seen = cluster.events_since(mark).await;
     assert_eq!(seen.iter().filter(|event| event.request_uri.contains(&probe)).count(), 3);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -406,6 +417,7 @@ async fn no_task_decides_or_looks_at_others() {
     ];
     let answer = form(&gateway, TOKEN, &fields, None).await;
     assert_eq!((answer.status().as_u16(), &json_of(&answer)["error"]), (400, &json!("invalid_grant")));
+    gateway.asked_the_server_nothing().await;
 }
 
 #[tokio::test]
@@ -444,6 +456,7 @@ async fn grants_are_seen_and_ended_by_their_owner_and_by_administrators() {
     assert_eq!(seen_by("agent-ci").await, [false, false, false]);
     let all = gateway.cli("agent-ci", &["grants", "list", "--all"]).await.ok();
     assert!(all.contains("revoked by agent-ci") && all.contains("revoked by dev-dana"), "{all}");
+    gateway.agrees_with_the_server().await;
 }
 
 // -- The token service ------------------------------------------------------------------------------
@@ -503,6 +516,7 @@ async fn the_token_service_says_what_is_wrong() {
     check(&[("authorization_details", "[{")], (400, "invalid_authorization_details")).await;
     check(&[("authorization_details", r#"[{"type":"payment"}]"#)], (400, "invalid_authorization_details"))
         .await;
+    gateway.asked_the_server_nothing().await;
 }
 
 #[tokio::test]
@@ -538,6 +552,7 @@ async fn the_token_service_is_described_and_introspects() {
     }
     form(&gateway, REVOKE, &[("token", &grant.token)], None).await;
     assert_eq!(ask(&grant.token, Some(&asker)).await, (200, json!({ "active": false })));
+    gateway.asked_the_server_nothing().await;
 }
 
 // -- Helpers ----------------------------------------------------------------------------------------

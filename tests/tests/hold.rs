@@ -61,6 +61,7 @@ async fn an_approved_request_is_carried_out_exactly_once() {
     );
     let story = story_of(&gateway, &ticket).await;
     assert_eq!(story, [EventKind::Held, EventKind::Approved, EventKind::Claimed, EventKind::Spent]);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -86,6 +87,7 @@ async fn an_approval_is_for_one_use() {
     // And nobody can use the first one's approval, or decide on it again.
     let again = gateway.cli("approver-bea", &["approvals", "approve", &first]).await;
     assert_eq!(again.code(), Some(77), "{again}");
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -109,6 +111,7 @@ async fn a_denied_request_is_told_by_whom_and_why_and_the_server_never_sees_it()
     assert_eq!((outcome.status, outcome.intent), (Some(403), None));
     assert_eq!(outcome.refusal.as_ref().map(|refusal| refusal.code.as_str()), Some("hold/denied"));
     assert_eq!(story_of(&gateway, &ticket).await, [EventKind::Held, EventKind::Denied]);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -137,6 +140,7 @@ async fn nobody_decides_on_their_own_request_nor_on_what_is_not_theirs_to_decide
     // Another of the agents is somebody else.
     gateway.cli("agent-two", &["approvals", "approve", &ticket]).await.ok();
     create.finish().await.ok();
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -165,6 +169,7 @@ async fn a_quorum_is_of_different_people() {
     gateway.cli("approver-bea", &["approvals", "approve", &ticket]).await.ok();
     create.finish().await.ok();
     assert_eq!(creates(&cluster, mark, &name).await.len(), 1);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -188,6 +193,7 @@ async fn kubectl_comes_back_by_itself_and_lands_on_the_same_ticket() {
     create.finish().await.ok();
     assert_eq!(creates(&cluster, mark, &name).await.len(), 1);
     assert_eq!(tickets(&gateway, "all").await.len(), 1);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -223,6 +229,7 @@ async fn what_the_server_would_refuse_nobody_is_asked_about() {
         let event = seen.iter().find(|event| event.audit_id == intent.id.to_string());
         assert!(event.is_some_and(is_dry_run) && intent.parent.is_some(), "{intent:?}: {event:?}");
     }
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -249,6 +256,7 @@ async fn an_object_that_changes_after_people_looked_is_not_overwritten() {
     let mut patches =
         seen.iter().filter(|event| event.verb == "patch" && event.request_uri.starts_with(&path));
     assert!(patches.all(|event| event.effective_user().username != "agent-ci" || is_dry_run(event)));
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -288,6 +296,7 @@ async fn an_exec_waits_on_its_open_connection() {
         assert!(said.contains("approver-amir") && said.contains("not on a Friday"), "{transport:?}: {said}");
         assert_eq!(execs(&cluster, mark, &word).await, 0, "{transport:?}");
     }
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -319,6 +328,7 @@ async fn pipelines_ask_without_waiting() {
     let made =
         cluster.admin().run(&["get", "clusterrolebinding", &name, "-o", "jsonpath={.subjects[0].name}"]);
     assert_eq!(made.await.ok(), "jo");
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -365,6 +375,7 @@ async fn nothing_is_carried_out_for_a_client_that_has_gone() {
     gateway.cli("approver-amir", &["approvals", "approve", &ticket]).await.ok();
     assert_eq!(creates(&cluster, mark, &name).await.len(), 0);
     assert_eq!(story_of(&gateway, &ticket).await, [EventKind::Held, EventKind::Approved]);
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -387,6 +398,7 @@ async fn a_ticket_survives_a_crash_of_the_gateway() {
     assert_eq!(creates(&cluster, mark, &name).await.len(), 1);
     assert_eq!(tickets(&gateway, "all").await.len(), 1);
     Running::start(gateway.command(&["audit", "verify", "--config", "portcullis.yaml"])).finish().await.ok();
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -401,6 +413,7 @@ async fn nobody_deciding_is_a_no() {
     let all = tickets(&gateway, "all").await;
     let late = gateway.cli("approver-amir", &["approvals", "approve", all[0]["id"].as_str().unwrap()]).await;
     assert_eq!(late.code(), Some(77), "{late}");
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
@@ -413,6 +426,7 @@ async fn without_approvers_what_would_be_held_is_refused() {
     let seen = cluster.events_since(mark).await;
     let named = |event: &AuditEvent| event.object_ref.as_ref().is_some_and(|object| object.name == name);
     assert!(!seen.iter().any(named), "not even a dry run");
+    gateway.asked_the_server_nothing().await;
 }
 
 // -- What the agent does ----------------------------------------------------------------------------

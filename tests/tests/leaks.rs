@@ -169,6 +169,8 @@ async fn known_formats_are_found_in_what_commands_say_and_are_told() {
         evidence.push((file.display().to_string(), std::fs::read(&file).unwrap()));
     }
     canaries.appear_nowhere_in(&evidence);
+    gateway.start_again().await;
+    gateway.agrees_with_the_server().await;
 }
 
 /// Credentials are secrets, too: those the gateway is shown, and those it hands out.
@@ -221,6 +223,8 @@ async fn tokens_are_kept_nowhere() {
         evidence.push((file.display().to_string(), std::fs::read(&file).unwrap()));
     }
     Canaries { values }.appear_nowhere_in(&evidence);
+    gateway.start_again().await;
+    gateway.agrees_with_the_server().await;
 }
 
 // -- The agent's day ------------------------------------------------------------------------------------

@@ -181,6 +181,8 @@ async fn sessions_with_what_was_said_in_them() {
         std::fs::write(&file, cast).unwrap();
         gateway.cli("approver-amir", &verify).await.ok();
     }
+    gateway.start_again().await;
+    gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
