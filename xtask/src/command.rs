@@ -34,6 +34,11 @@ pub(crate) fn note(text: &str) {
     anstream::eprintln!("{} {text}", "  ".cyan());
 }
 
+/// Says what was not done, so that nobody takes it for done.
+pub(crate) fn warn(text: &str) {
+    anstream::eprintln!("{}", text.yellow().bold());
+}
+
 /// Whether this run is unattended: what cannot be run is then a failure, not a note.
 pub(crate) fn ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
