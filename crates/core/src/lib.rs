@@ -20,6 +20,35 @@
 //! assert_eq!(response.headers()["content-type"], "application/problem+json");
 //! ```
 //!
+//! The same in a plain axum service, where what outer layers left says who is asking:
+//!
+//! ```
+//! use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response, routing::post};
+//! use portcullis_core::{Body, Identity, Reason, Refusal, refuse};
+//! use tower::ServiceExt as _;
+//!
+//! async fn four_eyes(request: Request, next: Next) -> Response {
+//!     match request.extensions().get::<Identity>() {
+//!         Some(identity) if identity.groups.iter().any(|group| group == "cashiers") => next.run(request).await,
+//!         _ => {
+//!             let refusal = Refusal::new(Reason::Forbidden, "shop/refunds", "only cashiers refund");
+//!             refuse(request.extensions(), refusal).map(axum::body::Body::new)
+//!         }
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let shop = Router::new().route("/orders/{id}/refund", post(async || "refunded")).layer(from_fn(four_eyes));
+//! let request = http::Request::post("/orders/7/refund").body(Body::empty()).unwrap();
+//! let response = shop.oneshot(request).await.unwrap();
+//! assert_eq!(response.status(), 403);
+//! assert_eq!(response.headers()["content-type"], "application/problem+json");
+//! // Outer layers and metrics need not parse the body to know why.
+//! assert_eq!(response.extensions().get::<Refusal>().unwrap().code(), "shop/refunds");
+//! # }
+//! ```
+//!
 //! # Invariants
 //!
 //! * A refusal is a *response*, never a service error, and leaves its typed reason in the response's extensions.

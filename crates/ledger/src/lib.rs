@@ -21,6 +21,39 @@
 //! # }
 //! ```
 //!
+//! A plain axum service that answers only when what it did can be proven:
+//!
+//! ```
+//! use axum::{Router, body::Body, extract::{Path, State}, http::{Request, StatusCode}, routing::post};
+//! use portcullis_ledger::{Durability, Ledger, Options, Writer};
+//! use tower::ServiceExt as _;
+//!
+//! async fn refund(State(log): State<Writer>, Path(order): Path<u64>) -> Result<String, StatusCode> {
+//!     let (done, recorded) = tokio::sync::oneshot::channel();
+//!     let record = format!("order {order} is to be refunded").into_bytes();
+//!     log.append(record, Durability::Fsync, Box::new(move |result| drop(done.send(result))));
+//!     match recorded.await {
+//!         Ok(Ok(receipt)) => Ok(format!("refunded, says record {}", receipt.index)),
+//!         _ => Err(StatusCode::SERVICE_UNAVAILABLE),
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let (ledger, _) = Ledger::open(dir.path(), Options::new("shop.example/refunds"))?;
+//! let shop = Router::new().route("/orders/{id}/refund", post(refund)).with_state(ledger.writer());
+//!
+//! let response = shop.clone().oneshot(Request::post("/orders/7/refund").body(Body::empty())?).await?;
+//! assert_eq!(response.status(), 200);
+//! ledger.close();
+//! // What cannot be recorded does not happen.
+//! let response = shop.oneshot(Request::post("/orders/8/refund").body(Body::empty())?).await?;
+//! assert_eq!(response.status(), 503);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Files
 //!
 //! ```text

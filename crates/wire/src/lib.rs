@@ -37,6 +37,41 @@
 //! assert_eq!(out.concat(), b"\x82\x04\x01hi\n");
 //! # Ok::<(), portcullis_wire::WireError>(())
 //! ```
+//!
+//! A plain axum service that hands on a feed of JSON lines: they come in whatever pieces the network made, and leave one by
+//! one, as soon as each is whole, without those that are nobody's business:
+//!
+//! ```
+//! use axum::{Router, body::{Body, Bytes}, http::Request, routing::post};
+//! use futures_util::{StreamExt as _, stream::try_unfold};
+//! use portcullis_wire::LineDecoder;
+//! use tower::ServiceExt as _;
+//!
+//! async fn feed(body: Body) -> Body {
+//!     let begin = (body.into_data_stream(), LineDecoder::new(64 * 1024));
+//!     Body::from_stream(try_unfold(begin, async |(mut pieces, mut lines)| {
+//!         loop {
+//!             while let Some(line) = lines.next_line()? {
+//!                 if !line.starts_with(b"{\"card\"") {
+//!                     return Ok::<_, axum::BoxError>(Some((line, (pieces, lines))));
+//!                 }
+//!             }
+//!             let Some(piece) = pieces.next().await else { return Ok(None) };
+//!             lines.push(piece?);
+//!         }
+//!     }))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), axum::BoxError> {
+//! let pieces = ["{\"order\":7}\n{\"ca", "rd\":\"4111\"}\n{\"or", "der\":8}\n"].map(Ok::<_, axum::Error>);
+//! let request = Request::post("/feed").body(Body::from_stream(futures_util::stream::iter(pieces)))?;
+//! let response = Router::new().route("/feed", post(feed)).oneshot(request).await?;
+//! let body: Bytes = axum::body::to_bytes(response.into_body(), 1024).await?;
+//! assert_eq!(body, "{\"order\":7}\n{\"order\":8}\n");
+//! # Ok(())
+//! # }
+//! ```
 
 mod base64_stream;
 mod channel;
