@@ -10,6 +10,9 @@ use http::Uri;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+/// Where the kubelet mounts a pod's service account: `token`, `ca.crt` and `namespace`.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// Why an upstream could not be set up. The message never holds a credential.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -70,9 +73,7 @@ impl ClusterSource {
     pub async fn load(&self) -> Result<Config, UpstreamConfigError> {
         let config = match self {
             Self::Kubeconfig { path, context } => from_kubeconfig(path.as_deref(), context.clone()).await?,
-            Self::InCluster => Config::incluster().map_err(|error| {
-                UpstreamConfigError::because("there is no in-cluster configuration", error)
-            })?,
+            Self::InCluster => in_cluster(Path::new(SERVICE_ACCOUNT), |name| std::env::var(name).ok())?,
             Self::Explicit(explicit) => explicit.config()?,
         };
         check(&config)?;
@@ -95,6 +96,39 @@ async fn from_kubeconfig(
         None => Config::from_kubeconfig(&options).await,
     };
     loaded.map_err(|error| UpstreamConfigError::because("the kubeconfig cannot be used", error))
+}
+
+/// The cluster around the pod that this runs in, found as client-go finds it. Its token rotates, and so does the authority.
+pub(super) fn in_cluster(
+    service_account: &Path,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Config, UpstreamConfigError> {
+    let set = |name: &str| {
+        variable(name).filter(|value| !value.is_empty()).ok_or_else(|| {
+            UpstreamConfigError::new(format!(
+                "{name} is not set, so this is no pod of a cluster: name a kubeconfig instead"
+            ))
+        })
+    };
+    let (host, port) = (set("KUBERNETES_SERVICE_HOST")?, set("KUBERNETES_SERVICE_PORT")?);
+    let host = match host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => host,
+    };
+    let server = format!("https://{host}:{port}")
+        .parse()
+        .map_err(|error| UpstreamConfigError::because("KUBERNETES_SERVICE_HOST and _PORT", error))?;
+    let explicit = ExplicitCluster {
+        certificate_authority: Some(service_account.join("ca.crt")),
+        token_file: Some(service_account.join("token")),
+        ..ExplicitCluster::new(server)
+    };
+    let mut config = explicit.config()?;
+    // Requests name their namespaces themselves, so one that is missing here is missed by nobody.
+    if let Ok(namespace) = std::fs::read_to_string(service_account.join("namespace")) {
+        config.default_namespace = namespace.trim().to_owned();
+    }
+    Ok(config)
 }
 
 impl ExplicitCluster {
@@ -176,6 +210,7 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testbed::Authority;
 
     async fn explicit(server: &str) -> Result<Config, UpstreamConfigError> {
         ClusterSource::Explicit(Box::new(ExplicitCluster::new(server.parse().unwrap()))).load().await
@@ -216,6 +251,44 @@ mod tests {
                 .unwrap_err()
                 .contains("proxy-url")
         );
+    }
+
+    /// What the kubelet mounts, and what it sets.
+    fn pod(host: &str, port: &str) -> (tempfile::TempDir, Result<Config, UpstreamConfigError>) {
+        let mounted = tempfile::tempdir().unwrap();
+        std::fs::write(mounted.path().join("token"), "of-the-pod\n").unwrap();
+        std::fs::write(mounted.path().join("ca.crt"), Authority::new().pem()).unwrap();
+        std::fs::write(mounted.path().join("namespace"), "portcullis\n").unwrap();
+        let config = in_cluster(mounted.path(), |name| match name {
+            "KUBERNETES_SERVICE_HOST" => Some(host.to_owned()),
+            "KUBERNETES_SERVICE_PORT" => (!port.is_empty()).then(|| port.to_owned()),
+            _ => None,
+        });
+        (mounted, config)
+    }
+
+    #[test]
+    fn a_pod_finds_its_cluster() {
+        let check = |host: &str, port: &str, expected: &str| {
+            let (mounted, config) = pod(host, port);
+            let config = config.unwrap();
+            assert_eq!(config.cluster_url.to_string(), expected);
+            assert_eq!(config.default_namespace, "portcullis");
+            let ca = mounted.path().join("ca.crt");
+            assert_eq!((config.root_cert.map(|ca| ca.len()), config.root_cert_file), (Some(1), Some(ca)));
+            let token = mounted.path().join("token").display().to_string();
+            assert_eq!(config.auth_info.token_file, Some(token));
+        };
+        check("10.96.0.1", "443", "https://10.96.0.1:443/");
+        check("fd00::1", "6443", "https://[fd00::1]:6443/");
+        check("api.internal", "6443", "https://api.internal:6443/");
+
+        let fails = |host: &str, port: &str| pod(host, port).1.unwrap_err().to_string();
+        assert!(fails("", "443").contains("KUBERNETES_SERVICE_HOST is not set"));
+        assert!(fails("10.96.0.1", "").contains("KUBERNETES_SERVICE_PORT is not set"));
+        assert!(fails("10.96.0.1", "no port").contains("KUBERNETES_SERVICE_HOST and _PORT"));
+        let nothing_mounted = in_cluster(Path::new("/nonexistent"), |_| Some("1".into())).unwrap_err();
+        assert!(nothing_mounted.to_string().contains("/nonexistent/ca.crt"), "{nothing_mounted}");
     }
 
     #[tokio::test]

@@ -370,6 +370,33 @@ async fn a_client_certificate_in_files_is_read_again_when_it_rotates() {
 }
 
 #[tokio::test]
+async fn a_pod_uses_its_service_account_and_follows_its_rotation() {
+    let server = Server::start(answer_with("ok")).await;
+    let mounted = tempfile::tempdir().unwrap();
+    let token = |text: &str| std::fs::write(mounted.path().join("token"), text).unwrap();
+    token("first");
+    std::fs::write(mounted.path().join("ca.crt"), server.authority.pem()).unwrap();
+    let address = server.address;
+    let config = cluster::in_cluster(mounted.path(), |name| match name {
+        "KUBERNETES_SERVICE_HOST" => Some(address.ip().to_string()),
+        "KUBERNETES_SERVICE_PORT" => Some(address.port().to_string()),
+        _ => None,
+    });
+    let upstream = upstream(config.unwrap()).await;
+    let check = async |expected: &str| {
+        assert_eq!(ask(&upstream, ready("GET", "/version")).await.status(), 200);
+        assert_eq!(server.last().header("authorization"), [expected]);
+    };
+    check("Bearer first").await;
+    token("second");
+    check("Bearer first").await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    check("Bearer second").await;
+}
+
+#[tokio::test]
 async fn debug_shows_no_credential() {
     let server = Server::start(answer_with("ok")).await;
     let upstream = upstream(server.config()).await;
