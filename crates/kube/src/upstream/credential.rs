@@ -1,6 +1,10 @@
 //! The gateway's own credential: what it puts into `Authorization` when it speaks to the API server.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::TryFutureExt;
@@ -11,7 +15,7 @@ use kube::{
     client::{ConfigExt, middleware::AuthLayer},
 };
 use portcullis_core::{BoxError, BoxFuture};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     sync::{RwLock, RwLockWriteGuard},
     time::Instant,
@@ -33,8 +37,8 @@ impl Credential {
     /// May run an exec plugin, and blocks while it does.
     pub(super) fn load(config: &Config) -> Result<Self, UpstreamConfigError> {
         let auth = &config.auth_info;
-        if let (None, Some(path)) = (&auth.token, &auth.token_file) {
-            return TokenFile::open(path.into()).map(TokenFile::into_credential);
+        if let Some(path) = &auth.token_file {
+            return TokenFile::open(path.into(), auth.token.as_ref()).map(TokenFile::into_credential);
         }
         if auth.token.as_ref().is_some_and(|token| token.expose_secret().is_empty()) {
             return Err(UpstreamConfigError::new("the token is empty"));
@@ -77,12 +81,25 @@ struct TokenFile {
 }
 
 impl TokenFile {
-    fn open(path: PathBuf) -> Result<Self, UpstreamConfigError> {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| UpstreamConfigError::because(format!("token file {}", path.display()), error))?;
-        let value = bearer(&text)
-            .ok_or_else(|| UpstreamConfigError::new(format!("{} does not hold a token", path.display())))?;
+    /// The file rotates and a token beside it does not, so the file wins where both are given, as with client-go; the token
+    /// serves until the file can be read.
+    fn open(path: PathBuf, token: Option<&SecretString>) -> Result<Self, UpstreamConfigError> {
+        let value = match (Self::read(&path), token.and_then(|token| bearer(token.expose_secret()))) {
+            (Ok(value), _) => value,
+            (Err(error), Some(value)) => {
+                tracing::warn!(%error, "using the token beside it, until it can be read");
+                value
+            }
+            (Err(error), None) => return Err(error),
+        };
         Ok(Self { path, current: RwLock::new((value, Instant::now())) })
+    }
+
+    fn read(path: &Path) -> Result<HeaderValue, UpstreamConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| UpstreamConfigError::because(format!("token file {}", path.display()), error))?;
+        bearer(&text)
+            .ok_or_else(|| UpstreamConfigError::new(format!("{} does not hold a token", path.display())))
     }
 
     fn into_credential(self) -> Credential {
@@ -156,6 +173,30 @@ mod tests {
         tokio::time::advance(RELOAD_AFTER).await;
         check("Bearer second").await;
         assert!(Credential::load(&config).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_file_wins_over_the_token_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let mut config = Config::new("https://localhost".parse().unwrap());
+        config.auth_info.token = Some("static".to_owned().into());
+        config.auth_info.token_file = Some(path.display().to_string());
+        let check = async |credential: &Credential, expected: &str| {
+            assert_eq!(credential.header().await.unwrap().unwrap(), expected);
+        };
+        // There is no such file yet.
+        let credential = Credential::load(&config).unwrap();
+        check(&credential, "Bearer static").await;
+        std::fs::write(&path, "first").unwrap();
+        tokio::time::advance(RELOAD_AFTER).await;
+        check(&credential, "Bearer first").await;
+
+        let credential = Credential::load(&config).unwrap();
+        check(&credential, "Bearer first").await;
+        std::fs::write(&path, "second").unwrap();
+        tokio::time::advance(RELOAD_AFTER).await;
+        check(&credential, "Bearer second").await;
     }
 
     #[tokio::test]
