@@ -24,6 +24,15 @@ pub(crate) struct Target {
     connector: TlsConnector,
 }
 
+/// What a run of load asks for, again and again.
+#[derive(Clone)]
+pub(crate) enum Ask {
+    /// GET of this path.
+    Read(&'static str),
+    /// POST of this JSON to this path.
+    Write(&'static str, Bytes),
+}
+
 /// What a run of load saw.
 pub(crate) struct Seen {
     pub(crate) requests: usize,
@@ -75,19 +84,25 @@ impl Target {
         Ok(sender)
     }
 
-    pub(crate) fn get(&self, path: &str) -> Result<Request<Full<Bytes>>, AnyError> {
+    pub(crate) fn request(&self, ask: &Ask) -> Result<Request<Full<Bytes>>, AnyError> {
+        let (request, body) = match ask {
+            Ask::Read(path) => (Request::get(*path), Bytes::new()),
+            Ask::Write(path, body) => {
+                (Request::post(*path).header(header::CONTENT_TYPE, "application/json"), body.clone())
+            }
+        };
         let mut request =
-            Request::get(path).header(header::HOST, "localhost").header(header::ACCEPT, "application/json");
+            request.header(header::HOST, "localhost").header(header::ACCEPT, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        Ok(request.body(Full::default())?)
+        Ok(request.body(Full::new(body))?)
     }
 
-    /// Reads `path` over `connections` connections for `during`; every answer must be a success and whole.
+    /// Asks over `connections` connections for `during`; every answer must be a success and whole.
     pub(crate) async fn load(
         &self,
-        path: &str,
+        ask: &Ask,
         connections: usize,
         during: Duration,
     ) -> Result<Seen, AnyError> {
@@ -99,11 +114,11 @@ impl Target {
         let begin = Instant::now();
         let end = begin + during;
         for mut sender in senders {
-            let (target, path) = (self.clone(), path.to_owned());
+            let (target, ask) = (self.clone(), ask.clone());
             workers.spawn(async move {
                 let mut latencies = Vec::with_capacity(64 * 1024);
                 while Instant::now() < end {
-                    let request = target.get(&path)?;
+                    let request = target.request(&ask)?;
                     let sent = Instant::now();
                     sender.ready().await?;
                     let response = sender.send_request(request).await?;

@@ -101,10 +101,11 @@ pub(crate) fn free_port() -> Result<u16, AnyError> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// A program on the PATH, or in a directory given by `variable`.
+/// A program: where `variable` says, what `cargo xtask bench` has installed for us, or one on the PATH.
 pub(crate) fn find(program: &str, variable: &str) -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file()) {
-        return Some(path);
-    }
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let ours = Path::new("target/tools/bench/bin").join(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|dir| dir.join(program));
+    named.into_iter().chain([ours]).chain(on_path).find(|path| path.is_file())
 }

