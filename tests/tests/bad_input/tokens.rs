@@ -67,6 +67,22 @@ fn with(value: &Value, name: &str, new: Value) -> Value {
     value
 }
 
+/// A refusal proves little where nothing would be believed.
+#[tokio::test]
+async fn true_tokens_are_believed_whatever_they_are_signed_with() {
+    let door = door().await;
+    for algorithm in ["RS256", "PS256", "ES256", "EdDSA"] {
+        let token = door.gateway.idp.token("agent-ci").algorithm(algorithm).mint().await;
+        assert_eq!(parts(&token).0["alg"], algorithm);
+        let answer = door.gateway.get("/version", Some(&token)).await;
+        assert_eq!(answer.status(), 200, "{algorithm}: {answer:?}");
+        let request = door.head("GET", PODS, &[]).replace(&door.token, &token);
+        assert_eq!(door.exchange(request).await.status, 200, "{algorithm}");
+    }
+    assert_eq!(door.seen_by_server().await, 4);
+    door.gateway.agrees_with_the_server().await;
+}
+
 #[tokio::test]
 async fn forged_tokens_are_not_believed() {
     let door = door().await;
