@@ -37,6 +37,7 @@ mod kubectl;
 mod oracle;
 mod process;
 mod raw;
+mod raw_http2;
 mod twins;
 
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
@@ -51,4 +52,5 @@ pub use kubectl::{Kubectl, Transport};
 pub use oracle::Comparison;
 pub use process::{Finished, Running, free_port, wait_until};
 pub use raw::{RawAnswer, RawConnection, refusal_code};
+pub use raw_http2::{Http2Answer, RawHttp2};
 pub use twins::{Both, Twin, Twins, without_chance};

@@ -67,22 +67,7 @@ pub fn refusal_code(body: &[u8]) -> String {
 impl RawConnection {
     /// Connects to an `https://HOST:PORT` whose certificate this authority signed. HTTP/1.1 only.
     pub async fn open(url: &str, ca: &Path) -> Self {
-        let authority = url.strip_prefix("https://").expect("an https URL").trim_end_matches('/');
-        let mut roots = rustls::RootCertStore::empty();
-        let ca = CertificateDer::from_pem_file(ca).expect("a certificate authority in PEM");
-        roots.add(ca).expect("a certificate authority");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider knows TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tcp = TcpStream::connect(authority).await.expect("somebody listens");
-        tcp.set_nodelay(true).expect("a socket");
-        let name = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned();
-        let name = ServerName::try_from(name).expect("a host's name");
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a TLS handshake");
+        let stream = tls_stream(url, ca, "http/1.1").await;
         let (reader, writer) = tokio::io::split(stream);
         Self { reader, writer, unread: Vec::new() }
     }
@@ -204,6 +189,26 @@ impl RawConnection {
             }
         }
     }
+}
+
+/// A TLS connection to an `https://HOST:PORT` whose certificate this authority signed, for this protocol (ALPN).
+pub(crate) async fn tls_stream(url: &str, ca: &Path, protocol: &str) -> TlsStream<TcpStream> {
+    let authority = url.strip_prefix("https://").expect("an https URL").trim_end_matches('/');
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(ca).expect("a certificate authority in PEM");
+    roots.add(ca).expect("a certificate authority");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider knows TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let tcp = TcpStream::connect(authority).await.expect("somebody listens");
+    tcp.set_nodelay(true).expect("a socket");
+    let name = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned();
+    let name = ServerName::try_from(name).expect("a host's name");
+    TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a TLS handshake")
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

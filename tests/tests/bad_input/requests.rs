@@ -2,12 +2,15 @@
 
 use http::StatusCode;
 use portcullis_audit::{End, Outcome};
-use portcullis_tests::{Cluster, Gateway};
+use portcullis_tests::{Cluster, Gateway, Http2Answer, RawHttp2};
 
 use super::Door;
 
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 const CONFIGMAPS: &str = "/api/v1/namespaces/shop/configmaps";
+
+/// What it is, and its headers as they are sent, pseudo-headers among them.
+type Headers<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
 async fn door() -> Door {
     let cluster = Cluster::from_env();
@@ -277,6 +280,89 @@ async fn nothing_is_smuggled_past_the_framing() {
     let seen = door.cluster.events_since(door.mark).await;
     assert!(!seen.iter().any(|event| event.request_uri.contains("smuggled")));
     door.serves().await;
+}
+
+/// What comes over HTTP/2 leaves over HTTP/1.1, where lengths, codings and line ends are what separates requests.
+#[tokio::test]
+async fn nothing_is_smuggled_from_http2_into_http1() {
+    let door = door().await;
+    let authorization = format!("Bearer {}", door.token);
+    let probe = &door.probe;
+    let (pods, configmaps) = (format!("{PODS}?probe={probe}"), format!("{CONFIGMAPS}?probe={probe}"));
+    let smuggled =
+        format!("{{}}GET /api/v1/namespaces/shop/secrets?smuggled={probe} HTTP/1.1\r\nHost: g\r\n\r\n");
+    let base = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", &*configmaps),
+        (":authority", "gateway"),
+        ("authorization", &*authorization),
+        ("content-type", "application/json"),
+    ];
+    let length = smuggled.len().to_string();
+    let reset: &[Headers<'_>] = &[
+        ("a length below what comes", &[("content-length", "2")]),
+        ("a length beyond what comes", &[("content-length", "5000")]),
+        ("no length at all", &[("content-length", "")]),
+        ("a length with a sign", &[("content-length", "+2")]),
+        ("a list of lengths", &[("content-length", "2, 2")]),
+        ("two lengths, the first one true", &[("content-length", &length), ("content-length", "2")]),
+        ("chunked", &[("transfer-encoding", "chunked")]),
+        ("chunked, and a length", &[("transfer-encoding", "chunked"), ("content-length", &length)]),
+        ("a name in capitals", &[("Transfer-Encoding", "chunked")]),
+        ("a name with a colon", &[("x: 1\r\ntransfer-encoding", "chunked")]),
+        ("a value of two lines", &[("x-here", "1\r\ntransfer-encoding: chunked")]),
+        ("a header for the connection", &[("connection", "close, authorization")]),
+        ("keep-alive", &[("keep-alive", "timeout=5")]),
+        ("an upgrade", &[("upgrade", "websocket")]),
+        ("te that is not trailers", &[("te", "chunked")]),
+        ("a second path behind the headers", &[(":path", &pods)]),
+    ];
+    let ambiguous: &[Headers<'_>] = &[
+        ("another host", &[("host", "elsewhere")]),
+        ("two hosts", &[("host", "gateway"), ("host", "elsewhere")]),
+    ];
+    let refusal = Some((400, "kube/ambiguous-headers".to_owned()));
+    let cases = reset.iter().map(|case| (case, &None)).chain(ambiguous.iter().map(|case| (case, &refusal)));
+    for ((what, headers), expected) in cases {
+        let mut connection = RawHttp2::open(&door.gateway.url, &door.gateway.ca()).await;
+        let answer = connection.exchange(&[&base, *headers].concat(), Some(smuggled.as_bytes())).await;
+        assert_eq!(answer.refusal(), *expected, "{what}: {answer:?}");
+        // A stream that is reset leaves the connection to others.
+        if matches!(answer, Http2Answer::Answer(..) | Http2Answer::Reset(_)) {
+            let get =
+                [(":method", "GET"), (":scheme", "https"), (":path", "/version"), (":authority", "gateway")];
+            let next = connection.exchange(&[&get[..], &[base[4]]].concat(), None).await;
+            assert!(matches!(next, Http2Answer::Answer(200, _)), "{what}: then {next:?}");
+        }
+    }
+    let odd: &[Headers<'_>] = &[
+        ("a path of two lines", &[base[0], base[1], (":path", "/x HTTP/1.1\r\nx: y"), base[3]]),
+        ("a path with a space", &[base[0], base[1], (":path", "/version HTTP/1.1"), base[3]]),
+        ("a path that is none", &[base[0], base[1], (":path", "*"), base[3]]),
+        (
+            "a method of two lines",
+            &[(":method", "GET /x HTTP/1.1\r\nx: y\r\n\r\nGET"), base[1], base[2], base[3]],
+        ),
+        ("an authority of two lines", &[base[0], base[1], base[2], (":authority", "gateway\r\nx: y")]),
+    ];
+    for (what, pseudo) in odd {
+        let mut connection = RawHttp2::open(&door.gateway.url, &door.gateway.ca()).await;
+        let answer = connection.exchange(&[pseudo, &base[4..]].concat(), Some(b"{}")).await;
+        let refused = answer.refusal().is_none_or(|(status, _)| (400..500).contains(&status));
+        assert!(refused, "{what}: {answer:?}");
+    }
+    door.holds().await;
+
+    // This one is what it says, and for the server to judge: one request, with a body that is no object.
+    let mut connection = RawHttp2::open(&door.gateway.url, &door.gateway.ca()).await;
+    let whole = [&base[..], &[("content-length", &*length), ("host", "gateway")]].concat();
+    let answer = connection.exchange(&whole, Some(smuggled.as_bytes())).await;
+    assert_eq!(answer.refusal(), Some((400, String::new())), "{answer:?}");
+    assert_eq!(door.seen_by_server().await, 1);
+    let seen = door.cluster.events_since(door.mark).await;
+    assert!(!seen.iter().any(|event| event.request_uri.contains("smuggled")), "{seen:?}");
+    door.gateway.agrees_with_the_server().await;
 }
 
 #[tokio::test]
