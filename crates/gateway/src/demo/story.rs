@@ -163,10 +163,14 @@ impl<'w> Story<'w> {
         let _: TicketView = self.approvals.post(&path, &decision).await?;
         let (status, said) = asking.await??;
         expect(status == StatusCode::CREATED, || format!("answered {status}: {said}"))?;
-        // Once is enough: the same again is a new question.
+        let (status, said) = call(&self.agent, Method::GET, &format!("{BINDINGS}/{name}"), None).await?;
+        expect(status == StatusCode::OK, || format!("it is not there: {status}: {said}"))?;
+        // The same again finds it there: nobody is asked a second time, and what was approved is spent.
+        let (status, said) = self.ask_for(&name).await??;
+        expect(status == StatusCode::CONFLICT, || format!("the same again: {status}: {said}"))?;
         let created = self.forwarded(&ticket.ticket.id)?;
         expect(created == 1, || format!("forwarded {created} times"))?;
-        Ok(format!("{}: {}", ticket.ticket.rule, ticket.ticket.request.command))
+        Ok(format!("{}: {}; again: 409", ticket.ticket.rule, ticket.ticket.request.command))
     }
 
     async fn held_and_denied(&self) -> Step {
