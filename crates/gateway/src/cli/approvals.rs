@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     CliError,
-    output::{BOLD, DIM, GREEN, OutputArgs, PLAIN, RED, table},
+    output::{BOLD, DIM, GREEN, ListOutputArgs, OutputArgs, PLAIN, RED, table},
 };
 use crate::{
     api::approvals::{DecisionBody, TicketList, TicketView},
@@ -35,7 +35,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_enum, default_value_t = State::Pending)]
     state: State,
     #[command(flatten)]
-    output: OutputArgs,
+    output: ListOutputArgs,
     #[command(flatten)]
     gateway: GatewayArgs,
 }
@@ -82,7 +82,8 @@ pub(crate) async fn approvals(command: ApprovalsCommand) -> Result<(), CliError>
                 args.state.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             let found: TicketList =
                 args.gateway.connect().await?.get(&format!("{PATH}?state={state}")).await?;
-            args.output.print(&found, |found| list(found, args.state))
+            let ids = found.items.iter().map(|view| view.ticket.id.as_str());
+            args.output.print(&found, ids, |found| list(found, args.state))
         }
         ApprovalsCommand::Show(args) => {
             let path = format!("{PATH}/{}", segment(&args.ticket));

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     CliError,
-    output::{BOLD, DIM, PLAIN},
+    output::{BOLD, DIM, PLAIN, shell_word},
 };
 use crate::demo::{World, WorldOptions, check};
 
@@ -61,37 +61,45 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<u8, CliError> {
     Ok(code)
 }
 
-/// What to try, ready to be copied.
+/// What to try, ready to be copied: nothing has to be filled in.
 fn invite(world: &World) -> Result<(), CliError> {
-    let (dir, url) = (world.dir().display(), world.gateway().url());
-    let program = std::env::current_exe()?;
+    let url = world.gateway().url();
+    let file = |name: &str| shell_word(&world.dir().join(name).to_string_lossy());
+    let (approver, ledger) = (file("approver.kubeconfig"), shell_word(&world.ledger().to_string_lossy()));
     let heading = |number: u8, text: &str| println!("\n{BOLD}{number}  {text}{PLAIN}");
     println!("{BOLD}Portcullis demo{PLAIN}  {url}  {DIM}in front of {}{PLAIN}", world.backdrop().describe());
     println!(
-        "{DIM}An agent (ci-agent), a developer (dana) and an approver (amir); a kubeconfig for each in {dir}{PLAIN}"
+        "{DIM}An agent (ci-agent), a developer (dana) and an approver (amir); a kubeconfig for each in {}{PLAIN}",
+        world.dir().display()
     );
+    println!("{DIM}Where they sign in, without passwords: {}{PLAIN}", world.login_page());
     println!("\nIn another terminal:\n");
-    println!("   alias portcullis={}", program.display());
-    println!("   export KUBECONFIG={dir}/agent.kubeconfig");
-    heading(1, "Secrets are masked");
+    println!("   alias portcullis={}", shell_word(&std::env::current_exe()?.to_string_lossy()));
+    println!("   export KUBECONFIG={}", file("agent.kubeconfig"));
+    heading(1, "Secrets are masked, for people as for agents");
     println!("   kubectl get secret db-credentials -o yaml");
+    println!("   kubectl get secret db-credentials -o yaml --kubeconfig {}", file("developer.kubeconfig"));
     heading(2, "A risky command waits for a human");
     println!("   kubectl create clusterrolebinding oops --clusterrole=cluster-admin --user=ci-agent &");
-    println!("   portcullis approvals list --kubeconfig {dir}/approver.kubeconfig");
-    println!("   portcullis approvals show --kubeconfig {dir}/approver.kubeconfig TICKET");
-    println!("   portcullis approvals approve --kubeconfig {dir}/approver.kubeconfig TICKET");
+    println!(
+        "   until TICKET=$(portcullis approvals list -o name --kubeconfig {approver} | grep -m 1 .); do sleep 1; done"
+    );
+    println!("   portcullis approvals list --kubeconfig {approver}");
+    println!("   portcullis approvals show \"$TICKET\" --kubeconfig {approver}");
+    println!("   portcullis approvals approve \"$TICKET\" --kubeconfig {approver}");
     heading(3, "Sessions are recorded");
     println!("   kubectl exec -it deploy/web -- sh");
-    println!("   portcullis audit tail --ledger {}", world.ledger().display());
+    println!("   portcullis audit tail --ledger {ledger}");
     heading(4, "A credential lives as long as its task");
-    println!("   portcullis run --gateway {url} --certificate-authority {dir}/ca.crt \\");
+    println!("   portcullis run --gateway {url} --certificate-authority {} \\", file("ca.crt"));
     println!(
-        "       --token-file {dir}/agent.token --grant deploy -- kubectl get pods -n {}",
+        "       --token-file {} --grant deploy -- kubectl get pods -n {}",
+        file("agent.token"),
         world.backdrop().namespace()
     );
-    println!("   portcullis grants list --all --kubeconfig {dir}/approver.kubeconfig");
+    println!("   portcullis grants list --all --kubeconfig {approver}");
     heading(5, "The evidence can be proven");
-    println!("   portcullis audit verify --ledger {}", world.ledger().display());
-    println!("\n{DIM}The configuration is {dir}/portcullis.yaml. Ctrl-C ends the demo.{PLAIN}");
+    println!("   portcullis audit verify --ledger {ledger}");
+    println!("\n{DIM}The configuration is {}. Ctrl-C ends the demo.{PLAIN}", file("portcullis.yaml"));
     Ok(())
 }

@@ -7,7 +7,7 @@ use portcullis_core::{Clock, SystemClock};
 use super::{
     CliError,
     approvals::{age, segment},
-    output::{OutputArgs, table},
+    output::{ListOutputArgs, table},
 };
 use crate::{
     api::{
@@ -33,7 +33,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    output: OutputArgs,
+    output: ListOutputArgs,
     #[command(flatten)]
     gateway: GatewayArgs,
 }
@@ -54,7 +54,8 @@ pub(crate) async fn grants(command: GrantsCommand) -> Result<(), CliError> {
         GrantsCommand::List(args) => {
             let path = format!("{PATH}?all={}", args.all);
             let found: GrantList = args.gateway.connect().await?.get(&path).await?;
-            args.output.print(&found, list)
+            let ids = found.items.iter().map(|view| view.grant.id.as_str());
+            args.output.print(&found, ids, list)
         }
         GrantsCommand::Revoke(args) => {
             let path = format!("{PATH}/{}/revoke", segment(&args.grant));

@@ -42,6 +42,45 @@ impl OutputArgs {
     }
 }
 
+/// `-o` of what lists things that have ids.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ListOutputArgs {
+    /// How to print; `name` prints the ids alone, one a line, for other commands
+    #[arg(short, long, value_enum, default_value_t = ListFormat::Table, value_name = "FORMAT")]
+    output: ListFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ListFormat {
+    Table,
+    Json,
+    Yaml,
+    Name,
+}
+
+impl ListOutputArgs {
+    /// As [`OutputArgs::print`], with the ids of what is listed.
+    pub(crate) fn print<'a, T: Serialize>(
+        self,
+        value: &T,
+        ids: impl Iterator<Item = &'a str>,
+        for_people: impl FnOnce(&T),
+    ) -> Result<(), CliError> {
+        let output = match self.output {
+            ListFormat::Table => Format::Table,
+            ListFormat::Json => Format::Json,
+            ListFormat::Yaml => Format::Yaml,
+            ListFormat::Name => {
+                for id in ids {
+                    println!("{id}");
+                }
+                return Ok(());
+            }
+        };
+        OutputArgs { output }.print(value, for_people)
+    }
+}
+
 /// Prints rows under a header, aligned, wrapped to the terminal.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
@@ -54,5 +93,27 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     }
     for line in table.lines() {
         println!("{}", line.trim_end());
+    }
+}
+
+/// A word as a shell reads it back, so that what is printed can be copied whatever is in it.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_words_back() {
+        assert_eq!(shell_word("/tmp/portcullis-demo-x1/ca.crt"), "/tmp/portcullis-demo-x1/ca.crt");
+        assert_eq!(shell_word("/tmp/my demo"), "'/tmp/my demo'");
+        assert_eq!(shell_word("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(shell_word(""), "''");
     }
 }

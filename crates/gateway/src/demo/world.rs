@@ -38,7 +38,7 @@ pub(crate) struct World {
     gateway: Gateway,
     backdrop: Backdrop,
     // Dropped last, in this order: the provider stops, then the directory goes.
-    _identity: IdentityProvider,
+    identity: IdentityProvider,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -88,7 +88,7 @@ impl World {
             };
             spec.write(&dir.join(format!("{file}.kubeconfig")))?;
         }
-        Ok(Self { dir, gateway, backdrop, _identity: identity, _temporary: temporary })
+        Ok(Self { dir, gateway, backdrop, identity, _temporary: temporary })
     }
 
     /// Where everything is.
@@ -109,6 +109,22 @@ impl World {
     /// The kubeconfig of `agent`, `developer` or `approver`.
     pub(crate) fn kubeconfig(&self, person: &str) -> PathBuf {
         self.dir.join(format!("{person}.kubeconfig"))
+    }
+
+    /// The identity provider's login page, as a client on this machine opens it. Whoever chooses a name there is sent to the
+    /// address where kubectl's `oidc-login` waits.
+    pub(crate) fn login_page(&self) -> String {
+        let parameters = [
+            ("client_id", "portcullis"),
+            ("response_type", "code"),
+            ("scope", "openid"),
+            ("redirect_uri", "http://localhost:8000"),
+            // Of nobody's secret (RFC 7636 appendix B): the page is to be looked at.
+            ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+            ("code_challenge_method", "S256"),
+        ];
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        format!("{}/authorize?{query}", self.identity.issuer())
     }
 
     /// Where the log is.
