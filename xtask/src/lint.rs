@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::command::{self, heading};
 use crate::{Failure, Result, docs, layers};
 
-/// Format, clippy, the layers, the documentation, the licences. The first that fails ends it.
+/// Format, clippy, the fuzz targets, the layers, the documentation, the licences. The first that fails ends it.
 pub(crate) fn run() -> Result {
     heading("Format");
     command::run(command::cargo().args(["fmt", "--all", "--check"])).map_err(|_| {
@@ -22,6 +22,8 @@ pub(crate) fn run() -> Result {
         "--",
         "-Dwarnings",
     ]))?;
+    heading("Fuzz targets");
+    fuzz_targets()?;
     heading("Layers");
     layers::check()?;
     heading("Documentation");
@@ -41,6 +43,22 @@ fn gofmt() -> Result {
     }
     let files = String::from_utf8_lossy(&differs);
     Err(Failure::new(format!("run `gofmt -w tests/cluster tests/clients`; it would change\n{files}")))
+}
+
+/// They stand in workspaces of their own and run seldom, so that nobody would notice when what they call has changed. To be
+/// compiled they need no nightly compiler, and a minute for libFuzzer the first time.
+fn fuzz_targets() -> Result {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(command::root().join("crates"))?
+        .map(|entry| Ok(entry?.path().join("fuzz/Cargo.toml")))
+        .collect::<Result<_>>()?;
+    found.retain(|manifest| manifest.is_file());
+    found.sort();
+    for manifest in found {
+        let mut check = command::cargo();
+        check.args(["check", "--locked", "--quiet", "--manifest-path"]).arg(manifest);
+        command::run(check.arg("--target-dir").arg(command::target("fuzz")))?;
+    }
+    Ok(())
 }
 
 /// cargo-deny takes minutes to compile, so it is used where there is one: on the path, or from
