@@ -148,6 +148,8 @@ fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
@@ -215,5 +217,50 @@ mod tests {
     #[test]
     fn debug_never_prints_it() {
         assert_eq!(format!("{:?}", BearerToken("secret".into())), "BearerToken(6 bytes)");
+    }
+
+    /// A header as it may come: near what is looked for, or anything.
+    fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
+        let name = prop_oneof![Just(AUTHORIZATION), Just(SEC_WEBSOCKET_PROTOCOL), Just(UPGRADE)];
+        let near = "((bearer|basic|v4[.]channel[.]k8s[.]io|websocket|base64url[.]bearer[.]authorization[.]k8s[.]io[.])[-_a-zA-Z0-9=. ,\t]{0,12},? ?){0,3}";
+        let value = prop_oneof![
+            near.prop_map(String::into_bytes),
+            prop::collection::vec(prop_oneof![Just(b'\t'), 0x20..=0x7e_u8, 0x80..=0xff_u8], 0..40),
+        ];
+        (name, value.prop_map(|bytes| HeaderValue::from_bytes(&bytes).expect("a header's bytes")))
+    }
+
+    proptest! {
+        /// Whatever comes is read or refused; what is found can be found again where it is put; and nothing is found where
+        /// all has been taken off.
+        #[test]
+        fn whatever_comes_is_found_once_and_stripped(lines in prop::collection::vec(header(), 0..5)) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(name, value);
+            }
+            let found = BearerToken::find(&headers);
+            if let Ok(Some(token)) = &found {
+                let again = format!("Bearer {}", token.reveal());
+                let again = BearerToken::find(&self::headers(&[("authorization", &again)])).ok().flatten();
+                prop_assert_eq!(again.as_ref(), Some(token));
+            }
+            BearerToken::strip(&mut headers);
+            prop_assert_eq!(BearerToken::find(&headers).ok(), Some(None));
+            let once = headers.clone();
+            BearerToken::strip(&mut headers);
+            prop_assert_eq!(headers, once);
+        }
+
+        #[test]
+        fn a_token_is_the_same_in_either_place(token in "[-a-zA-Z0-9._~+/=]{1,40}") {
+            let carried = format!("v4.channel.k8s.io, {SUBPROTOCOL}{}", URL_SAFE_NO_PAD.encode(&token));
+            let carried = headers(&[WEBSOCKET, ("sec-websocket-protocol", &carried)]);
+            let authorized = headers(&[("authorization", &format!("Bearer {token}"))]);
+            for headers in [carried, authorized] {
+                let found = BearerToken::find(&headers).expect("a good token").expect("a token");
+                prop_assert_eq!(found.reveal(), &token);
+            }
+        }
     }
 }

@@ -245,6 +245,7 @@ fn undecodable(detail: &str) -> Refusal {
 mod tests {
     use http::Request;
     use portcullis_core::Classifier;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::KubeClassifier;
@@ -370,5 +371,52 @@ mod tests {
             assert_eq!(agree(headers).unwrap_err().code(), "upstream/undecodable", "{headers:?}");
         }
         assert!(agree(&[("upgrade", "websocket")]).is_ok(), "no subprotocol means the oldest");
+    }
+
+    /// Lists of protocols, near what is known, in any order and writing.
+    fn protocols() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "v5.channel.k8s.io",
+            "v4.channel.k8s.io",
+            "channel.k8s.io",
+            "base64.channel.k8s.io",
+            "portforward.k8s.io",
+            "SPDY/3.1+portforward.k8s.io",
+            "base64url.bearer.authorization.k8s.io.c2VjcmV0",
+            "binary.k8s.io",
+        ]);
+        let name = prop_oneof![4 => known.prop_map(str::to_owned), 1 => "[ -~]{0,12}"];
+        prop::collection::vec(name, 0..6).prop_map(|names| names.join(", "))
+    }
+
+    proptest! {
+        /// Whatever is asked for is refused, ignored, or reduced to what can be decoded; and what is offered then is a subset of
+        /// it, in its order, reads as the same offer again, and has no credential in it.
+        #[test]
+        fn an_offer_is_the_decodable_part_of_what_was_asked(
+            target in prop::sample::select(vec![EXEC, FORWARD, "/api/v1/pods?watch=1", "/x?ports=,"]),
+            connection in "(upgrade|keep-alive|Upgrade, close|[ -~]{0,8})",
+            upgrade in "(websocket|SPDY/3[.]1|websocket, spdy/3[.]1|[ -~]{0,8})",
+            lines in prop::collection::vec(protocols(), 0..3),
+        ) {
+            let mut headers = vec![("connection", &*connection), ("upgrade", &*upgrade)];
+            for line in &lines {
+                headers.push(("sec-websocket-protocol", line));
+                headers.push(("x-stream-protocol-version", line));
+            }
+            let (first, ..) = offer(target, &headers);
+            if let Ok(Some(first)) = first {
+                let mut asked = lines.iter().flat_map(|line| line.split(',')).map(str::trim);
+                prop_assert!(first.names.iter().all(|name| asked.any(|asked| asked == name)), "{first:?}");
+                prop_assert!(first.names.iter().all(|name| first.protocol(Some(name)).is_some()));
+                let mut sent = HeaderMap::new();
+                first.apply(&mut sent).unwrap();
+                let sent: Vec<_> =
+                    sent.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+                prop_assert!(sent.iter().all(|(_, value)| !value.contains("bearer")), "{sent:?}");
+                let again = offer(target, &sent).0.unwrap().unwrap();
+                prop_assert_eq!((again.kind, again.names), (first.kind, first.names));
+            }
+        }
     }
 }
