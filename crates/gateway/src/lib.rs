@@ -28,6 +28,7 @@ mod server;
 mod stack;
 mod telemetry;
 mod tls;
+mod while_open;
 
 pub use cli::Cli;
 pub use config::Config;

@@ -67,11 +67,11 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(permit) = shared.admit(peer) else { continue };
+            let Some(place) = shared.admit(peer) else { continue };
             let (shared, abort) = (shared.clone(), abort.clone());
             tracker.spawn(async move {
                 tokio::select! {
-                    () = shared.connection(stream, peer, permit) => {}
+                    () = shared.connection(stream, peer, place) => {}
                     () = abort.cancelled() => {}
                 }
             });
@@ -85,6 +85,19 @@ impl Listener {
             abort.cancel();
             tracker.wait().await;
         }
+    }
+}
+
+/// A connection's place among `limits.connections`, in the extensions of its requests. It is free when the connection has
+/// ended and every clone is gone: an upgraded stream goes on after its HTTP connection has, and keeps one.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionPlace {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl ConnectionPlace {
+    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Arc::new(permit) }
     }
 }
 
@@ -131,7 +144,7 @@ impl Shared {
 
     /// Whether a connection from there may begin. One that may not is closed without a word: a stranger who
     /// floods us gets neither an answer nor a log record each.
-    fn admit(&self, peer: SocketAddr) -> Option<OwnedSemaphorePermit> {
+    fn admit(&self, peer: SocketAddr) -> Option<ConnectionPlace> {
         if self.rate.check_key(&peer.ip()).is_err() {
             metrics::counter!("portcullis_connections_refused_total", "reason" => "rate").increment(1);
             return None;
@@ -143,15 +156,10 @@ impl Shared {
         if permit.is_none() {
             metrics::counter!("portcullis_connections_refused_total", "reason" => "limit").increment(1);
         }
-        permit
+        permit.map(ConnectionPlace::new)
     }
 
-    async fn connection(
-        self: &Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        _permit: OwnedSemaphorePermit,
-    ) {
+    async fn connection(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, place: ConnectionPlace) {
         let _ = stream.set_nodelay(true);
         let tls = match tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)).await {
             Ok(Ok(tls)) => tls,
@@ -163,6 +171,7 @@ impl Shared {
         let shared = self.clone();
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
+            request.extensions_mut().insert(place.clone());
             let shared = shared.clone();
             async move {
                 if lacks_host(&request) {
