@@ -109,9 +109,18 @@ impl Gateway {
 
     /// Ends it with SIGTERM, which drains, and returns what it logged. It must end well.
     pub async fn stop(&mut self) -> Finished {
-        let process = self.process.take().expect("it is running");
-        process.terminate().await;
-        let finished = process.ended().await;
+        self.terminate().await;
+        self.ended().await
+    }
+
+    /// Asks it to end (SIGTERM), and does not wait until it has.
+    pub async fn terminate(&self) {
+        self.process.as_ref().expect("it is running").terminate().await;
+    }
+
+    /// Waits until it has ended after [`terminate`](Self::terminate), and returns what it logged. It must end well.
+    pub async fn ended(&mut self) -> Finished {
+        let finished = self.process.take().expect("it is running").ended().await;
         finished.ok();
         finished
     }

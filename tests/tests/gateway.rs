@@ -1,6 +1,7 @@
 //! The harness of the gateway, and the gateway as a process: it starts, stops and starts again.
 
-use portcullis_tests::{Cluster, Gateway};
+use portcullis_audit::End;
+use portcullis_tests::{Cluster, Gateway, Transport, wait_until};
 
 #[tokio::test]
 async fn it_serves_stops_in_good_order_and_goes_on_where_it_was() {
@@ -23,4 +24,54 @@ async fn it_serves_stops_in_good_order_and_goes_on_where_it_was() {
     let config = gateway.config_file();
     let verify = ["audit", "verify", "--config", config.to_str().unwrap()];
     assert!(gateway.cli("approver-amir", &verify).await.ok().contains('✔'));
+}
+
+#[tokio::test]
+async fn what_is_open_is_cut_at_the_end_of_the_drain_and_written_down() {
+    let cluster = Cluster::from_env();
+    let mut gateway = Gateway::configured(&cluster, |config| config["listen"]["drain"] = "2s".into()).await;
+    let agent = gateway.kubectl("agent-ci").await.namespace("shop");
+    let mut watch = agent.start(&["get", "pods", "--watch"]);
+    watch.wait_for_output(|said| said.contains("toolbox")).await;
+    let mut execs = Vec::new();
+    for transport in Transport::BOTH {
+        let endless = "while :; do echo tick; sleep 0.1; done";
+        let agent = gateway.kubectl("agent-two").await.namespace("shop").transport(transport);
+        let mut exec = agent.start(&["exec", "toolbox", "--", "sh", "-c", endless]);
+        exec.wait_for_output(|said| said.contains("tick")).await;
+        execs.push(exec);
+    }
+
+    gateway.terminate().await;
+    let readyz = format!("{}/readyz", gateway.operations);
+    wait_until("a gateway that drains", || async {
+        (gateway.http().get(&readyz, None).await.status() == 503).then_some(())
+    })
+    .await;
+    // What is open goes on, for now.
+    assert!(watch.is_running() && execs.iter_mut().all(portcullis_tests::Running::is_running));
+
+    let said = gateway.ended().await.err();
+    assert!(said.contains("cutting what is still open"), "{said}");
+    assert!(!said.contains("unknown"), "{said}");
+    for exec in execs {
+        let said = exec.ended().await.fails();
+        assert!(said.contains("the gateway is shutting down"), "{said}");
+    }
+    watch.ended().await;
+
+    // Each has its outcome, and each exec its recording; none is made up at the next start.
+    gateway.start_again().await;
+    let records = gateway.records().await;
+    assert_eq!(records.outcomes().filter(|outcome| outcome.end == End::Unknown).count(), 0);
+    let watched =
+        records.outcomes().find(|outcome| outcome.info.verb == "watch").expect("the watch's outcome");
+    assert_eq!(watched.notes["cut"], "draining", "{watched:?}");
+    let streams: Vec<_> = records.outcomes().filter_map(|outcome| outcome.stream.as_ref()).collect();
+    assert_eq!(streams.len(), 2);
+    for stream in streams {
+        assert!(stream.ended.contains("shutting down"), "{stream:?}");
+        assert!(stream.recording.is_some(), "{stream:?}");
+    }
+    gateway.agrees_with_the_server().await;
 }

@@ -1,4 +1,9 @@
 //! What one identity, and everybody together, may have at once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and so do its helpers"
+)]
 
 use portcullis_tests::{Cluster, Gateway, RawConnection, Transport, wait_until};
 use tokio::{

@@ -96,11 +96,16 @@ impl CutBody {
         if !(self.says_why && self.at_boundary) {
             return Some(Err(why.to_string().into()));
         }
+        // Who is signed in still is, when it is only we who go.
+        let (reason, code) = match why {
+            Ended::Draining => ("ServiceUnavailable", 503),
+            _ => ("Unauthorized", 401),
+        };
         let event = json!({
             "type": "ERROR",
             "object": {
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "reason": "Unauthorized", "code": 401,
+                "reason": reason, "code": code,
                 "message": format!("the gateway ended this watch: {why}"),
             },
         });
@@ -150,15 +155,24 @@ mod tests {
 
     use super::*;
 
-    /// Sends `first`, then nothing for ever; the identity behind it is revoked after that. What does the client see?
+    /// Sends `first`, then nothing for ever; the grant behind it is revoked after that. What does the client see?
     async fn check(verb: &str, content_type: &'static str, first: &'static str) -> (String, bool) {
+        check_end(Ended::Revoked, verb, content_type, first).await
+    }
+
+    async fn check_end(
+        why: Ended,
+        verb: &str,
+        content_type: &'static str,
+        first: &'static str,
+    ) -> (String, bool) {
         let (revoke, revoked) = watch::channel(false);
         let revoked = Arc::new(revoked);
         let liveness = Liveness::new(move || -> BoxFuture<'static, Ended> {
             let mut revoked = (*revoked).clone();
             Box::pin(async move {
                 let _ = revoked.wait_for(|gone| *gone).await;
-                Ended::Revoked
+                why
             })
         });
         let service =
@@ -192,8 +206,14 @@ mod tests {
     #[tokio::test]
     async fn a_watch_is_told_why_it_ends() {
         let (seen, broken) = check("watch", "application/json", "{\"type\":\"ADDED\"}\n").await;
-        assert!(seen.contains("the grant was revoked") && seen.ends_with("}\n"), "{seen}");
+        assert!(
+            seen.contains("the grant was revoked") && seen.contains("401") && seen.ends_with("}\n"),
+            "{seen}"
+        );
         assert!(!broken);
+        let (seen, _) =
+            check_end(Ended::Draining, "watch", "application/json", "{\"type\":\"ADDED\"}\n").await;
+        assert!(seen.contains("the gateway is shutting down") && seen.contains("503"), "{seen}");
     }
 
     #[tokio::test]

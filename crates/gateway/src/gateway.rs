@@ -32,6 +32,8 @@ use crate::{
 
 /// How often overdue tickets are ended.
 const TICKET_SWEEP: Duration = Duration::from_secs(2);
+/// How long what is cut at the end of the drain may take to be written down. It takes what the disk takes.
+const WRITING_DOWN: Duration = Duration::from_secs(10);
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,7 @@ pub struct Gateway {
     audit: Audit,
     operations: Arc<Operations>,
     drain: CancellationToken,
+    cut: CancellationToken,
     drain_for: Duration,
     serving: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
@@ -167,7 +170,7 @@ impl Gateway {
             tokio::spawn(async move { log_issuers(&authenticator).await }),
             tokio::spawn(serve_operations(operations_socket, operations.clone())),
         ];
-        let drain = CancellationToken::new();
+        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let listener = Listener {
             socket,
             tls: Arc::new(tls),
@@ -175,7 +178,7 @@ impl Gateway {
             events,
             limits,
             drain: drain.clone(),
-            drain_for: listen.drain,
+            cut: cut.clone(),
         };
         let serving = tokio::spawn(listener.serve());
         tracing::info!(%url, operations = %operations_address, "the gateway is ready");
@@ -186,6 +189,7 @@ impl Gateway {
             audit,
             operations,
             drain,
+            cut,
             drain_for: listen.drain,
             serving,
             background,
@@ -213,17 +217,27 @@ impl Gateway {
         AuditReader::new(self.audit.dir())
     }
 
-    /// Ends it in good order: takes nothing new, lets what is open end within the drain time, closes the log last.
+    /// Ends it in good order: takes nothing new, lets what is open end within the drain time, cuts what has not, and closes
+    /// the log when all of it is written down.
     pub async fn stop(self) {
         self.operations.drain();
         self.drain.cancel();
-        let _ = self.serving.await;
-        self.streams.close();
-        if tokio::time::timeout(self.drain_for, self.streams.wait()).await.is_err() {
-            tracing::warn!(
-                streams = self.streams.len(),
-                "streams are still open; their outcome will be `unknown`"
-            );
+        // Only connections open streams, so once they have ended there are no new ones.
+        let ended = async {
+            let _ = self.serving.await;
+            self.streams.close();
+            self.streams.wait().await;
+        };
+        tokio::pin!(ended);
+        if tokio::time::timeout(self.drain_for, &mut ended).await.is_err() {
+            tracing::warn!(streams = self.streams.len(), "drain time is over; cutting what is still open");
+            self.cut.cancel();
+            if tokio::time::timeout(WRITING_DOWN, &mut ended).await.is_err() {
+                tracing::error!(
+                    streams = self.streams.len(),
+                    "what was cut could not be written down in time; its outcome will be `unknown`"
+                );
+            }
         }
         for task in self.background {
             task.abort();

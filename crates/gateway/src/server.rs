@@ -10,7 +10,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use portcullis_core::{Body, Connection, Event, EventKind, EventSink};
+use portcullis_core::{Body, BoxFuture, Connection, Ended, Event, EventKind, EventSink, Liveness};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -28,6 +28,8 @@ pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 
 /// How long a client may take for its TLS handshake, and for each request head (slow-loris; not a limit on streams).
 const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long a client that is cut at the end of the drain may take to hear why.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Everything a listener needs.
 pub(crate) struct Listener {
@@ -43,12 +45,12 @@ pub(crate) struct Listener {
     pub(crate) limits: Limits,
     /// Fires when no new connections are to be taken and idle ones are to be closed.
     pub(crate) drain: CancellationToken,
-    /// How long open requests may go on after that.
-    pub(crate) drain_for: Duration,
+    /// Fires when what is still open has had its time. It is the end of what every request relies on.
+    pub(crate) cut: CancellationToken,
 }
 
 impl Listener {
-    /// Serves until `drain` fires, then until every connection has ended or `drain_for` is over.
+    /// Serves until `drain` fires, then until every connection has ended, by itself or because of `cut`.
     pub(crate) async fn serve(self) {
         let tracker = TaskTracker::new();
         let abort = CancellationToken::new();
@@ -80,10 +82,18 @@ impl Listener {
         tracker.close();
         let open = tracker.len();
         tracing::info!(connections = open, "draining");
-        if tokio::time::timeout(self.drain_for, tracker.wait()).await.is_err() {
-            tracing::warn!(connections = tracker.len(), "drain time is over; cutting what is still open");
-            abort.cancel();
-            tracker.wait().await;
+        let unheard = async {
+            self.cut.cancelled().await;
+            tokio::time::sleep(GOODBYE).await;
+        };
+        tokio::select! {
+            () = tracker.wait() => {}
+            // Clients that do not read, and requests whose answer has not begun: dropping them is their outcome.
+            () = unheard => {
+                tracing::warn!(connections = tracker.len(), "closing connections that have not ended");
+                abort.cancel();
+                tracker.wait().await;
+            }
         }
     }
 }
@@ -110,6 +120,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     rate: DefaultKeyedRateLimiter<std::net::IpAddr>,
     drain: CancellationToken,
+    /// What every request relies on: that we are there.
+    here: Liveness,
 }
 
 impl Shared {
@@ -139,6 +151,7 @@ impl Shared {
                 Quota::per_second(limits.connections_per_second).allow_burst(limits.connection_burst),
             ),
             drain: listener.drain.clone(),
+            here: until(listener.cut.clone()),
         }
     }
 
@@ -172,6 +185,7 @@ impl Shared {
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
             request.extensions_mut().insert(place.clone());
+            request.extensions_mut().insert(shared.here.clone());
             let shared = shared.clone();
             async move {
                 if lacks_host(&request) {
@@ -208,6 +222,17 @@ impl Shared {
             tracing::error!(%error, "a refused connection could not be recorded");
         }
     }
+}
+
+/// Ends when the gateway cuts what is still open.
+fn until(cut: CancellationToken) -> Liveness {
+    Liveness::new(move || -> BoxFuture<'static, Ended> {
+        let cut = cut.clone();
+        Box::pin(async move {
+            cut.cancelled_owned().await;
+            Ended::Draining
+        })
+    })
 }
 
 /// RFC 9112 §3.2. The parser lets it pass, and what stands before us may have read a host elsewhere.

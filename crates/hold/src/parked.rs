@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, request::Parts};
 use http_body_util::BodyExt;
 use portcullis_core::{
-    Approval, AuditId, Body, BufferedBody, CommitHooks, Grant, HoldTerms, Identity, LiveError, Liveness,
-    ProposedRequest, Reason, Refusal, RequestInfo, Timestamp, Trail, Verdict,
+    Approval, AuditId, Body, BufferedBody, CommitHooks, Ended, Grant, HoldTerms, Identity, LiveError,
+    Liveness, ProposedRequest, Reason, Refusal, RequestInfo, Timestamp, Trail, Verdict,
 };
 use tokio::{
     sync::broadcast::{self, error::RecvError},
@@ -241,7 +241,15 @@ impl Parked {
             tokio::select! {
                 () = changed(&mut changes, id) => {}
                 () = sleep_until(deadline.map_or(wake, |deadline| deadline.min(wake))) => {}
-                why = &mut over => return Err(answers::identity_ended(&ticket, why)),
+                why = &mut over => {
+                    // It is only we who go: the ticket stays, and the same request lands on it again.
+                    if why == Ended::Draining {
+                        guard.disarm();
+                        let instructions = self.settings.instructions.as_deref();
+                        return Err(answers::pending(&ticket, instructions, !self.no_wait));
+                    }
+                    return Err(answers::identity_ended(&ticket, why));
+                }
             }
         }
     }

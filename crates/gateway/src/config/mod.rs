@@ -89,13 +89,13 @@ pub struct Listen {
     pub public_url: Option<String>,
     /// The certificate.
     pub tls: ListenTls,
-    /// How long open requests may go on after SIGTERM.
+    /// How long open requests and streams may go on after SIGTERM; then they are cut.
     #[serde(default = "default_drain", with = "duration")]
     #[schemars(with = "String")]
     pub drain: std::time::Duration,
 }
 
-/// The listener's certificate. Files are read again when they change.
+/// The listener's certificate. `certFile` and `keyFile` are read again when they change, `clientCaFile` only at start.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListenTls {

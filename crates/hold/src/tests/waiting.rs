@@ -211,6 +211,21 @@ async fn whoever_is_disabled_while_waiting_waits_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ticket_outlives_the_gateway_that_goes() {
+    let harness = Harness::with(|tickets| tickets, HoldLayer::withdraw_on_disconnect);
+    let mut request = refund();
+    let end = || -> BoxFuture<'static, Ended> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ended::Draining
+        })
+    };
+    Liveness::new(end).add_to(request.extensions_mut());
+    harness.check_refused(harness.send(request).await.unwrap(), 429, "hold/pending", 0).await;
+    assert_eq!(harness.kinds(), [EventKind::Held]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_held_that_cannot_be_recorded() {
     struct Told(AtomicBool);
     impl Notifier for Told {
