@@ -28,6 +28,7 @@
 mod audit_log;
 mod ca;
 mod cluster;
+mod collector;
 mod gateway;
 mod http_client;
 mod idp;
@@ -43,6 +44,7 @@ mod twins;
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
 pub use ca::{Issued, TestCa};
 pub use cluster::{Cluster, gateway_binary, go_program, python, source, tool};
+pub use collector::Collector;
 pub use gateway::{Gateway, Records, configuration};
 pub use http_client::{Answer, HttpClient};
 pub use idp::{Idp, TokenRequest};

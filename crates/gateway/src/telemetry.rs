@@ -10,7 +10,12 @@ use metrics_util::layers::FanoutBuilder;
 use opentelemetry::{metrics::MeterProvider, trace::TracerProvider};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::Telemetry;
 
@@ -63,9 +68,9 @@ pub(crate) fn start(config: &Telemetry) -> Result<Running, Box<dyn std::error::E
         false => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
     };
     let traces = config.otlp_endpoint.as_deref().map(tracer).transpose()?;
-    let spans = traces
-        .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("portcullis")));
+    let spans = traces.as_ref().map(|provider| {
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("portcullis")).with_filter(ours())
+    });
     tracing_subscriber::registry().with(spans).with(log.with_filter(filter)).try_init()?;
 
     let prometheus = PrometheusBuilder::new()
@@ -82,6 +87,12 @@ pub(crate) fn start(config: &Telemetry) -> Result<Running, Box<dyn std::error::E
         }
     }
     Ok(Running { prometheus: handle, traces, metrics })
+}
+
+/// What is exported: spans and events of this workspace's crates. Those of the libraries below say things in names that are
+/// not ours, and the exporter's own connection would export spans about exporting spans.
+fn ours() -> Targets {
+    Targets::new().with_target("portcullis", LevelFilter::INFO)
 }
 
 fn resource() -> Resource {
