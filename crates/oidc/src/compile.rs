@@ -21,6 +21,9 @@ impl OidcConfig {
         if self.leeway.as_secs() > MAX_LEEWAY_SECONDS {
             errors.push(ConfigError::at("leeway", "longer than 5 minutes"));
         }
+        if self.key_refresh.is_zero() {
+            errors.push(ConfigError::at("keyRefresh", "must not be zero: keys would always be too old"));
+        }
         if self.outage_tolerance < self.key_refresh {
             errors.push(ConfigError::at("outageTolerance", "shorter than keyRefresh"));
         }
@@ -317,6 +320,7 @@ mod tests {
             "{leeway: 6m, outageTolerance: 1m, keyRetry: 0s, fetchTimeout: 0s}",
             &["leeway", "outageTolerance", "keyRetry", "fetchTimeout"],
         );
+        check("{keyRefresh: 0s}", &["keyRefresh"]);
         check(&format!("jwt: [{{ {ISSUER}, {USER} }}, {{ {ISSUER}, {USER} }}]"), &["jwt.1.issuer.url"]);
         check_jwt(ISSUER, &["jwt.0.claimMappings.username"]);
         check_jwt(USER, &["jwt.0.issuer.url", "jwt.0.issuer.audiences"]);

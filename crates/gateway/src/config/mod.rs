@@ -17,6 +17,11 @@ use serde::{Deserialize, Serialize};
 
 pub use diagnostic::{Diagnostics, FieldPath, Problem};
 
+/// What a semaphore can count to.
+const MAX_CONNECTIONS: usize = tokio::sync::Semaphore::MAX_PERMITS;
+/// Rates are kept as the time between two, in whole nanoseconds.
+const MAX_RATE: u32 = 1_000_000_000;
+
 /// The configuration of one gateway.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -320,12 +325,23 @@ impl Config {
         if self.audit.origin.is_empty() || self.audit.origin.contains(char::is_whitespace) {
             found.push(Problem::at("audit.origin", "must not be empty or contain spaces"));
         }
-        if self.limits.header_bytes < 8 * 1024 {
-            found.push(Problem::at("limits.headerBytes", "is below 8192, which real clients exceed"));
+        if self.hold.expires_after.is_zero() {
+            let problem = Problem::at("hold.expiresAfter", "must not be zero: nobody could decide in time");
+            found.push(problem.help("what should never wait is denied by a policy rule"));
         }
+        found.extend(self.limits.problems());
         if self.telemetry.log.parse::<tracing_subscriber::EnvFilter>().is_err() {
             let message = format!("`{}` is no log filter", self.telemetry.log);
             found.push(Problem::at("telemetry.log", message).help("write it like info,portcullis=debug"));
+        }
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint
+            && !is_http_url(endpoint)
+        {
+            let message = format!("`{endpoint}` is no http or https URL");
+            found.push(
+                Problem::at("telemetry.otlpEndpoint", message)
+                    .help("write it like http://collector.example:4317"),
+            );
         }
         found.extend(self.layer_problems());
         found
@@ -341,6 +357,42 @@ impl Config {
         for path in paths {
             *path = base.join(&path);
         }
+    }
+}
+
+impl Limits {
+    /// Limits under which nothing is served, or that nothing can count to.
+    fn problems(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        for (field, is_zero, what) in [
+            ("connections", self.connections == 0, "nobody could connect"),
+            (
+                "streamsPerConnection",
+                self.streams_per_connection == 0,
+                "no HTTP/2 client could ask for anything",
+            ),
+            ("bodyBytes", self.body_bytes == 0, "every write would be refused"),
+            ("requestsPerIdentity", self.requests_per_identity == 0, "every request would be refused"),
+            (
+                "streamsPerIdentity",
+                self.streams_per_identity == 0,
+                "every watch and connection would be refused",
+            ),
+        ] {
+            if is_zero {
+                found.push(Problem::at(&format!("limits.{field}"), format!("must not be 0: {what}")));
+            }
+        }
+        if self.connections > MAX_CONNECTIONS {
+            found.push(Problem::at("limits.connections", format!("is above {MAX_CONNECTIONS}")));
+        }
+        if self.connections_per_second.get() > MAX_RATE {
+            found.push(Problem::at("limits.connectionsPerSecond", format!("is above {MAX_RATE}")));
+        }
+        if self.header_bytes < 8 * 1024 {
+            found.push(Problem::at("limits.headerBytes", "is below 8192, which real clients exceed"));
+        }
+        found
     }
 }
 
@@ -385,6 +437,12 @@ impl Default for Telemetry {
     fn default() -> Self {
         Self { log: "info".into(), log_format: LogFormat::Auto, otlp_endpoint: None }
     }
+}
+
+fn is_http_url(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 fn default_drain() -> std::time::Duration {
