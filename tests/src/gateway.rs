@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use http::Request;
 use portcullis_audit::{Entry, Intent, Outcome, Record};
 use portcullis_core::AuditId;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -232,6 +233,13 @@ impl Gateway {
     /// The certificate authority of its TLS certificate.
     pub fn ca(&self) -> PathBuf {
         self.ca.pem()
+    }
+
+    /// Replaces its certificate and key on disk by new ones of the same authority, and returns the certificate in DER.
+    pub fn renew_certificate(&self) -> Vec<u8> {
+        let issued = self.ca.issue("gateway");
+        assert_eq!(self.config()["listen"]["tls"]["certFile"], text(&issued.cert), "it is the file in use");
+        CertificateDer::from_pem_file(issued.cert).expect("a certificate").to_vec()
     }
 
     // -- What it leaves behind --------------------------------------------------------------------

@@ -18,6 +18,8 @@ use crate::process::DEADLINE;
 pub struct RawConnection {
     reader: ReadHalf<TlsStream<TcpStream>>,
     writer: WriteHalf<TlsStream<TcpStream>>,
+    /// The certificate that the other end showed.
+    certificate: CertificateDer<'static>,
     /// What was read, and belongs to no answer yet.
     unread: Vec<u8>,
 }
@@ -68,8 +70,15 @@ impl RawConnection {
     /// Connects to an `https://HOST:PORT` whose certificate this authority signed. HTTP/1.1 only.
     pub async fn open(url: &str, ca: &Path) -> Self {
         let stream = tls_stream(url, ca, "http/1.1").await;
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let certificate = shown.expect("a server shows its certificate").clone();
         let (reader, writer) = tokio::io::split(stream);
-        Self { reader, writer, unread: Vec::new() }
+        Self { reader, writer, certificate, unread: Vec::new() }
+    }
+
+    /// The certificate that the other end showed, in DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// Sends these bytes. The other end may have hung up already; what it said then is still to be read.

@@ -1,7 +1,7 @@
 //! The harness of the gateway, and the gateway as a process: it starts, stops and starts again.
 
 use portcullis_audit::End;
-use portcullis_tests::{Cluster, Gateway, Transport, wait_until};
+use portcullis_tests::{Cluster, Gateway, RawConnection, Running, Transport, wait_until};
 
 #[tokio::test]
 async fn it_serves_stops_in_good_order_and_goes_on_where_it_was() {
@@ -49,7 +49,7 @@ async fn what_is_open_is_cut_at_the_end_of_the_drain_and_written_down() {
     })
     .await;
     // What is open goes on, for now.
-    assert!(watch.is_running() && execs.iter_mut().all(portcullis_tests::Running::is_running));
+    assert!(watch.is_running() && execs.iter_mut().all(Running::is_running));
 
     let said = gateway.ended().await.err();
     assert!(said.contains("cutting what is still open"), "{said}");
@@ -73,5 +73,26 @@ async fn what_is_open_is_cut_at_the_end_of_the_drain_and_written_down() {
         assert!(stream.ended.contains("shutting down"), "{stream:?}");
         assert!(stream.recording.is_some(), "{stream:?}");
     }
+    gateway.agrees_with_the_server().await;
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_without_a_restart() {
+    let cluster = Cluster::from_env();
+    let gateway = Gateway::start(&cluster).await;
+    let shown = async || RawConnection::open(&gateway.url, &gateway.ca()).await.certificate().to_vec();
+    let agent = gateway.kubectl("agent-ci").await.namespace("shop");
+    let mut watch = agent.start(&["get", "pods", "--watch"]);
+    watch.wait_for_output(|said| said.contains("toolbox")).await;
+
+    let first = shown().await;
+    let second = gateway.renew_certificate();
+    assert_ne!(first, second);
+    wait_until("the new certificate", || async { (shown().await == second).then_some(()) }).await;
+    // What is open is not disturbed.
+    assert!(watch.is_running());
+    watch.kill().await;
+    assert!(agent.run(&["get", "pods"]).await.ok().contains("toolbox"));
+    assert!(gateway.log().contains("certificate replaced"));
     gateway.agrees_with_the_server().await;
 }

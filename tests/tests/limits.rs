@@ -1,4 +1,4 @@
-//! What one identity, and everybody together, may have at once.
+//! What one identity, one address and everybody together may have at once.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -69,6 +69,22 @@ async fn a_stream_keeps_the_place_of_its_connection() {
     drop(exec);
     wait_until("the connection's place to be free", || async { (!is_refused(&gateway).await).then_some(()) })
         .await;
+}
+
+#[tokio::test]
+async fn an_address_has_a_burst_of_connections_and_no_more() {
+    let cluster = Cluster::from_env();
+    let gateway = Gateway::configured(&cluster, |config| {
+        config["limits"] = serde_json::json!({ "connectionsPerSecond": 1, "connectionBurst": 2 });
+    })
+    .await;
+    assert_eq!(refused_connections(&gateway, "rate").await, 0);
+    assert!(!is_refused(&gateway).await && !is_refused(&gateway).await);
+    // The third one. A machine so slow that a second has passed meanwhile gets one more.
+    wait_until("the end of the burst", || async { is_refused(&gateway).await.then_some(()) }).await;
+    assert_eq!(refused_connections(&gateway, "rate").await, 1);
+    // What has been held back long enough is taken again.
+    wait_until("another connection", || async { (!is_refused(&gateway).await).then_some(()) }).await;
 }
 
 /// Whether a new connection is closed without a word. One that is taken answers what is no TLS with an alert.
