@@ -59,6 +59,8 @@ pub enum EventKind {
     Revoked,
     /// An identity was disabled.
     IdentityDisabled,
+    /// An identity that was disabled is good again.
+    IdentityEnabled,
     /// A configuration was loaded.
     ConfigLoaded,
     /// Somebody used the gateway's own API.

@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api,
     config::{Cluster, Config},
+    identities::{self, Identities},
     ops::{self, Check, Operations},
     server::Listener,
     stack::{self, METADATA_PATH, OAUTH_PREFIX, OWN_PREFIX, Parts},
@@ -127,6 +128,15 @@ impl Gateway {
             move |who| watched.liveness(&who.issuer, &who.subject),
         )
         .build();
+        let identities = Identities::open(identities::Parts {
+            authenticator: authenticator.clone(),
+            store: store.clone(),
+            grants: grants.clone(),
+            events: events.clone(),
+            clock: clock.clone(),
+        })
+        .await
+        .map_err(|e| StartError::new("state", e))?;
         let policy = Policy::compile(config.policy.clone()).map_err(|e| StartError::new("policy", e))?;
         let streams = TaskTracker::new();
         let upstreams = upstreams(&config.clusters, &clock, &streams).await?;
@@ -137,7 +147,8 @@ impl Gateway {
         let oauth = axum::Router::new()
             .nest(OAUTH_PREFIX, token_service(grants.clone(), authenticator.clone()))
             .route(METADATA_PATH, axum::routing::get(move || async move { axum::Json(metadata) }));
-        let api = api::router(tickets.clone(), grants.clone(), config.administrators.clone(), clock.clone());
+        let administrators = config.administrators.clone();
+        let api = api::router(tickets.clone(), grants.clone(), identities, administrators, clock.clone());
         let (limits, listen) = (config.limits.clone(), config.listen.clone());
         let stack = stack::stack(Parts {
             config,

@@ -21,6 +21,7 @@ mod cut;
 mod demo;
 mod gateway;
 mod grants;
+mod identities;
 mod kubeconfig;
 mod limits;
 mod ops;

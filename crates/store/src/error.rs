@@ -56,7 +56,7 @@ impl OpenError {
 /// The advice for a file that SQLite finds damaged.
 pub(crate) fn damaged(finding: &str) -> String {
     format!(
-        "it is damaged ({finding}); restore it from a backup, or move it away and start anew, which ends all grants and open tickets"
+        "it is damaged ({finding}); restore it from a backup, or move it away and start anew, which ends all grants and open tickets, and lets disabled identities in again"
     )
 }
 

@@ -1,4 +1,5 @@
-//! Keeps what must survive a restart, in one SQLite file: the grants of `portcullis-jit` and the tickets of `portcullis-hold`.
+//! Keeps what must survive a restart, in one SQLite file: the grants of `portcullis-jit`, the tickets of `portcullis-hold`,
+//! and who is disabled.
 //!
 //! [`SqliteStore`] implements [`GrantStore`] and [`TicketStore`]. A grant that was revoked before a crash is revoked after it, and
 //! one that was good is still good; an approval that was used stays used, and one that was given still waits for its request.
@@ -67,12 +68,14 @@
 
 mod error;
 mod grants;
+mod identities;
 mod record;
 mod schema;
 mod sqlite;
 mod tickets;
 
 pub use error::{HealthError, OpenError, OpenErrorKind};
+pub use identities::{DisabledIdentity, IdentitiesError};
 pub use sqlite::SqliteStore;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ const APPLICATION_ID: i64 = 0x506f_7274;
 const STEPS: &[&str] = &[
     include_str!("../migrations/sqlite/0001_grants.sql"),
     include_str!("../migrations/sqlite/0002_tickets.sql"),
+    include_str!("../migrations/sqlite/0003_disabled_identities.sql"),
 ];
 
 /// Looks before anything is changed, by a connection that sets no journal mode, which would change a stranger's file.

@@ -2,6 +2,7 @@
 
 mod file;
 mod grants;
+mod identities;
 mod model;
 mod tickets;
 

@@ -1,10 +1,11 @@
-//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, who am I.
+//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, who am I.
 //!
 //! Callers prove who they are with an OIDC token of their own. A grant is for a task, and no task approves, revokes or looks
 //! at others.
 
 pub(crate) mod approvals;
 pub(crate) mod grants;
+pub(crate) mod identities;
 
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use portcullis_core::{Approvers, Body, Clock, Grant, Identity, Reason, Refusal, 
 use portcullis_hold::Tickets;
 use portcullis_jit::Grants;
 
+use crate::identities::Identities;
+
 /// The longest body anybody reads here.
 const BODY_LIMIT: usize = 64 * 1024;
 
@@ -26,6 +29,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 pub(crate) struct Api {
     tickets: Tickets,
     grants: Grants,
+    identities: Identities,
     administrators: Approvers,
     clock: Arc<dyn Clock>,
 }
@@ -34,10 +38,11 @@ pub(crate) struct Api {
 pub(crate) fn router(
     tickets: Tickets,
     grants: Grants,
+    identities: Identities,
     administrators: Approvers,
     clock: Arc<dyn Clock>,
 ) -> Router {
-    let api = Api { tickets, grants, administrators, clock };
+    let api = Api { tickets, grants, identities, administrators, clock };
     let v1 = Router::new()
         .route("/whoami", get(whoami))
         .route("/approvals", get(approvals::list))
@@ -46,6 +51,9 @@ pub(crate) fn router(
         .route("/approvals/{id}/deny", post(approvals::deny))
         .route("/grants", get(grants::list))
         .route("/grants/{id}/revoke", post(grants::revoke))
+        .route("/identities", get(identities::list))
+        .route("/identities/disable", post(identities::disable))
+        .route("/identities/enable", post(identities::enable))
         .with_state(api);
     Router::new()
         .nest("/portcullis/api/v1", v1)

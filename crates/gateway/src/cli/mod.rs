@@ -7,6 +7,7 @@ mod completions;
 mod credential;
 mod demo;
 mod grants;
+mod identities;
 mod kubeconfig;
 pub(crate) mod output;
 mod run;
@@ -49,6 +50,9 @@ enum Command {
     /// See which grants are out, and end them
     #[command(subcommand)]
     Grants(grants::GrantsCommand),
+    /// Disable identities, for good or until they are enabled again
+    #[command(subcommand)]
+    Identities(identities::IdentitiesCommand),
     /// Read and verify the audit log on this machine
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -88,6 +92,7 @@ async fn asynchronous(command: Command) -> Result<u8, CliError> {
         Command::Kubeconfig(args) => kubeconfig::kubeconfig(args).map(|()| 0),
         Command::Approvals(command) => approvals::approvals(command).await.map(|()| 0),
         Command::Grants(command) => grants::grants(command).await.map(|()| 0),
+        Command::Identities(command) => identities::identities(command).await.map(|()| 0),
         Command::Check(args) => check::check(args),
         Command::Audit(command) => audit::audit(command),
         Command::Completions(args) => completions::completions(&args),

@@ -53,7 +53,7 @@ pub struct Config {
     /// Which grants there are to be had.
     #[serde(default)]
     pub grants: Grants,
-    /// Who may look at and end other people's grants.
+    /// Who may look at and end other people's grants, and disable identities.
     #[serde(default)]
     #[schemars(with = "AdministratorsShape")]
     pub administrators: portcullis_core::Approvers,
