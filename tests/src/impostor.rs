@@ -42,17 +42,23 @@ pub struct Impostor {
 impl Impostor {
     /// Starts one.
     pub async fn start(steps: Vec<Step>) -> Self {
+        Self::offering(&[], steps).await
+    }
+
+    /// Starts one that offers these protocols (ALPN). Of HTTP/2 it reads as much as looks like the head of a request: the preface.
+    pub async fn offering(protocols: &[&str], steps: Vec<Step>) -> Self {
         let ca = TestCa::new();
         let issued = ca.issue("impostor");
         let cert = CertificateDer::from_pem_file(&issued.cert).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(&issued.key).expect("a key");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ServerConfig::builder_with_provider(provider)
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider knows TLS 1.3")
             .with_no_client_auth()
             .with_single_cert(vec![cert], key)
             .expect("a certificate and its key");
+        tls.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("https://{}", listener.local_addr().expect("a bound socket has an address"));

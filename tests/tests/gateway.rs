@@ -1,7 +1,8 @@
 //! The harness of the gateway, and the gateway as a process: it starts, stops and starts again.
 
 use portcullis_audit::End;
-use portcullis_tests::{Cluster, Gateway, RawConnection, Running, Transport, wait_until};
+use portcullis_tests::{Cluster, Gateway, Impostor, RawConnection, Running, Transport, wait_until};
+use serde_json::json;
 
 #[tokio::test]
 async fn it_serves_stops_in_good_order_and_goes_on_where_it_was() {
@@ -94,5 +95,43 @@ async fn a_new_certificate_is_shown_without_a_restart() {
     watch.kill().await;
     assert!(agent.run(&["get", "pods"]).await.ok().contains("toolbox"));
     assert!(gateway.log().contains("certificate replaced"));
+}
+
+/// What the server would speak is not the question: it is up to who runs the gateway.
+#[tokio::test]
+async fn it_speaks_to_each_cluster_as_it_is_told() {
+    let cluster = Cluster::from_env();
+    let (one, two) = tokio::join!(
+        Impostor::offering(&["h2", "http/1.1"], Vec::new()),
+        Impostor::offering(&["h2", "http/1.1"], Vec::new())
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let gateway = Gateway::configured(&cluster, |config| {
+        config["clusters"][0]["protocol"] = "http2".into();
+        let clusters = config["clusters"].as_array_mut().unwrap();
+        let other = |name: &str, impostor: &Impostor| {
+            let path = impostor.kubeconfig(directory.path(), &format!("{name}.kubeconfig"));
+            json!({ "name": name, "kubeconfig": { "path": path } })
+        };
+        clusters.push(other("one", &one));
+        clusters.push(other("two", &two));
+        clusters[2]["protocol"] = "http2".into();
+    })
+    .await;
+    let token = gateway.token("agent-ci").await;
+    for (name, impostor, expected) in
+        [("one", &one, "GET /version HTTP/1.1"), ("two", &two, "PRI * HTTP/2.0")]
+    {
+        // It says nothing back, which is another test's business.
+        let answer = gateway.get(&format!("/clusters/{name}/version"), Some(&token)).await;
+        assert_eq!(answer.status(), 502, "{name}: {answer:?}");
+        let requests = impostor.requests();
+        assert!(requests.first().is_some_and(|head| head.starts_with(expected)), "{name}: {requests:?}");
+    }
+    // And the real one answers over HTTP/2 what it would otherwise.
+    let agent = gateway.kubectl("agent-ci").await.namespace("shop");
+    assert!(agent.run(&["get", "pods"]).await.ok().contains("toolbox"));
+    agent.run(&["get", "pods", "toolbox", "-o", "yaml"]).await.ok();
+    assert_eq!(agent.run(&["exec", "toolbox", "--", "echo", "here"]).await.ok(), "here\n");
     gateway.agrees_with_the_server().await;
 }

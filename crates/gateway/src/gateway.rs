@@ -331,6 +331,7 @@ async fn upstreams(
             }
         };
         let options = UpstreamOptions::new()
+            .protocol(cluster.protocol.into())
             .announce_delegation(cluster.impersonate_extra)
             .clock(clock.clone())
             .streams(streams.clone());

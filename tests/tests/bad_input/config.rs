@@ -25,6 +25,7 @@ clusters:
     kubeconfig:
       path: prod.kubeconfig
       context: admin
+    protocol: http1
     impersonateExtra: false
   - name: staging
     kubeconfig: { path: staging.kubeconfig }
@@ -158,6 +159,7 @@ async fn unknown_fields_are_refused_with_the_closest_name() {
         ("certFile:", "certfile:", "certFile"),
         ("  address: 127.0.0.1:9180", "  addres: 127.0.0.1:9180", "address"),
         ("stateDir:", "statedir:", "stateDir"),
+        ("protocol:", "protocols:", "protocol"),
         ("impersonateExtra:", "impersonateExtras:", "impersonateExtra"),
         ("context:", "contxt:", "context"),
         ("leeway:", "leway:", "leeway"),
@@ -218,6 +220,7 @@ async fn wrong_values_are_refused_where_they_stand() {
             "[clients.crt]",
             &["invalid type", "path"],
         ),
+        ("protocol: http1", "protocol: http3", "http3", &["http1", "http2"]),
         ("impersonateExtra: false", "impersonateExtra: maybe", "maybe", &["boolean"]),
         ("leeway: 20s", "leeway: 1h", "1h", &["5"]),
         ("keyRefresh: 5m", "keyRefresh: 0s", "0s", &["must not be zero"]),

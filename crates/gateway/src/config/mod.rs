@@ -130,10 +130,33 @@ pub struct Cluster {
     /// How to reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<KubeconfigRef>,
+    /// How short requests travel to it. Watches, logs and upgrades have an HTTP/1.1 connection each, in any case.
+    #[serde(default)]
+    pub protocol: UpstreamProtocol,
     /// Whether the grant, the approval and the request's id go to the API server as `Impersonate-Extra-portcullis.dev%2F…`, so
     /// that its own audit log tells the same story. The gateway's credential then needs `impersonate` on `userextras`.
     #[serde(default)]
     pub impersonate_extra: bool,
+}
+
+/// How short requests travel to a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamProtocol {
+    /// A pool of HTTP/1.1 connections, one per request under way: a client that reads slowly stalls nobody but itself.
+    #[default]
+    Http1,
+    /// One HTTP/2 connection, where the server offers it: fewer connections, one flow control for all.
+    Http2,
+}
+
+impl From<UpstreamProtocol> for portcullis_kube::Protocol {
+    fn from(protocol: UpstreamProtocol) -> Self {
+        match protocol {
+            UpstreamProtocol::Http1 => Self::Http1,
+            UpstreamProtocol::Http2 => Self::Http2,
+        }
+    }
 }
 
 /// A kubeconfig and a context in it.
