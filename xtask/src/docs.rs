@@ -12,13 +12,14 @@ const TABLE: &str = "docs/status-codes.md";
 /// Where every metric has.
 const METRICS: &str = "docs/operations.md";
 /// What refusals' codes begin with.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "api",
     "audit",
     "credential",
     "gateway",
     "grants",
     "hold",
+    "identities",
     "jit",
     "kube",
     "limits",

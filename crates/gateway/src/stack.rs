@@ -72,7 +72,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
 
     let mut hold = HoldLayer::new(parts.tickets)
         .redactor(parts.redactor)
-        .live_objects(own_calls)
+        .live_objects(own_calls.clone())
         .spend_at_commit(audit.origin(), Arc::new(audit.clone()))
         .digest_salt(parts.digest_salt)
         .hold_for(config.hold.hold_for)
@@ -88,7 +88,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
             // Reads the body once, if anybody must; everything further in finds it read.
             .layer(GuardLayer::new(policy).max_body(config.limits.body_bytes))
             // Before anybody is asked: a write that would store a mask helps nobody.
-            .layer(WriteGuardLayer::new(&rules))
+            .layer(WriteGuardLayer::new(&rules).objects(own_calls))
             // Before commit, since what waits has not been let through.
             .layer(hold)
             .service(committed),

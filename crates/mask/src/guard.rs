@@ -1,16 +1,24 @@
 //! The write guard: nobody stores a mask in the place of what it masks.
 
-use std::task::{Context, Poll};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
     Request, Response,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
+    request::Parts,
 };
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use portcullis_core::{Body, BoxError, BufferedBody, Reason, Refusal, RequestInfo, refuse};
+use portcullis_core::{
+    AuditId, Body, BoxError, BufferedBody, Identity, ProposedRequest, Reason, Refusal, RequestInfo,
+    UnmaskedObjects, refuse,
+};
 use serde_json::Value;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -18,7 +26,7 @@ use tower_service::Service;
 use crate::{
     Caller, OnWrite, Rules, Scope,
     oracle::would_confirm,
-    restore::ToRestore,
+    restore::{ToRestore, values::lost},
     seek::{essence, seek},
 };
 
@@ -33,19 +41,35 @@ use crate::{
 /// | status | code | why |
 /// |---|---|---|
 /// | 422 | `mask/would-store-mask` | the body holds a mask token: plain, in base64, in a string that holds JSON |
+/// | 422 | `mask/would-lose` | the whole object is replaced, and a field that was shown without a token (dropped, a number) would be lost |
 /// | 422 | `mask/would-reveal` | a JSON Patch copies, moves or tests what may be masked, or a dry run of server-side apply sets it: it would show, or confirm, the value |
 /// | 415 | `mask/encoded-write` | the body is compressed |
 /// | 413 | `mask/too-large` | the body is longer than the limit |
 /// | 400 | `mask/unreadable-write` | the body broke off |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WriteGuardLayer {
     rules: Rules,
+    objects: Option<Arc<dyn UnmaskedObjects>>,
 }
 
 impl WriteGuardLayer {
     /// Guards what these rules mask.
     pub fn new(rules: &Rules) -> Self {
-        Self { rules: rules.clone() }
+        Self { rules: rules.clone(), objects: None }
+    }
+
+    /// Where the objects are read that are to be replaced, so that a field that was shown without a token (dropped, a number) is
+    /// not lost. Without it, no object that such a rule covers can be replaced as a whole.
+    #[must_use]
+    pub fn objects(mut self, objects: Arc<dyn UnmaskedObjects>) -> Self {
+        self.objects = Some(objects);
+        self
+    }
+}
+
+impl fmt::Debug for WriteGuardLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteGuardLayer").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
@@ -53,7 +77,7 @@ impl<S> Layer<S> for WriteGuardLayer {
     type Service = WriteGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WriteGuardService { inner, rules: self.rules.clone() }
+        WriteGuardService { inner, layer: self.clone() }
     }
 }
 
@@ -61,7 +85,7 @@ impl<S> Layer<S> for WriteGuardLayer {
 #[derive(Clone, Debug)]
 pub struct WriteGuardService<S> {
     inner: S,
-    rules: Rules,
+    layer: WriteGuardLayer,
 }
 
 /// The future of a [`WriteGuardService`]. Dropping it drops the inner call.
@@ -87,10 +111,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let rules = self.rules.clone();
+        let layer = self.layer.clone();
         let request = request.map(Body::new);
         Box::pin(async move {
-            match examine(request, &rules).await {
+            match examine(request, &layer).await {
                 Ok(request) => Ok(inner.call(request).await?.map(Body::new)),
                 Err(response) => Ok(*response),
             }
@@ -99,7 +123,11 @@ where
 }
 
 /// The request as it may go on, or the answer that it may not.
-async fn examine(request: Request<Body>, rules: &Rules) -> Result<Request<Body>, Box<Response<Body>>> {
+async fn examine(
+    request: Request<Body>,
+    layer: &WriteGuardLayer,
+) -> Result<Request<Body>, Box<Response<Body>>> {
+    let rules = &layer.rules;
     let info = RequestInfo::of(&request);
     let read = request.extensions().get::<BufferedBody>().map(|body| body.0.clone());
     if !info.is_mutating() || (read.is_none() && (info.is_connect() || request.body().is_end_stream())) {
@@ -139,6 +167,10 @@ async fn examine(request: Request<Body>, rules: &Rules) -> Result<Request<Body>,
             None => Ok((body, false)),
         }
     });
+    let judged = match judged {
+        Ok((body, restore)) => layer.loses_nothing(&parts, &info).await.map(|()| (body, restore)),
+        Err(refusal) => Err(refusal),
+    };
     match judged {
         Ok((body, restore)) => {
             if restore {
@@ -148,6 +180,50 @@ async fn examine(request: Request<Body>, rules: &Rules) -> Result<Request<Body>,
         }
         Err(refusal) => Err(Box::new(refuse(&parts.extensions, refusal))),
     }
+}
+
+impl WriteGuardLayer {
+    /// Refuses to replace an object whose fields were shown without tokens, if what replaces it has what was shown.
+    async fn loses_nothing(&self, parts: &Parts, info: &RequestInfo) -> Result<(), Refusal> {
+        if info.verb != "update" || !may_restore(info) {
+            return Ok(());
+        }
+        let scope = self.rules.scope(info, Caller::of(&parts.extensions));
+        if !scope.may_leave_no_token() {
+            return Ok(());
+        }
+        let (Some(objects), Some(identity)) = (&self.objects, parts.extensions.get::<Identity>()) else {
+            return Err(would_lose(None));
+        };
+        let body = parts.extensions.get::<BufferedBody>().map(|body| body.0.clone()).unwrap_or_default();
+        let proposed = ProposedRequest {
+            audit_id: parts.extensions.get::<AuditId>().copied(),
+            identity: identity.clone(),
+            info: info.clone(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+            body,
+        };
+        let live = objects.read_unmasked(&proposed).await.map_err(|error| {
+            Refusal::unavailable(
+                "mask/cannot-compare",
+                "some fields of the object were shown without a token, and it cannot be read now to see whether they would be lost",
+            )
+            .detail(error.to_string())
+        })?;
+        let Some(live) = live else { return Ok(()) };
+        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        lost(content_type, &proposed.body, &live, &scope).map_err(|wrong| would_lose(wrong.field))
+    }
+}
+
+fn would_lose(field: Option<String>) -> Refusal {
+    let shown = field.as_deref().unwrap_or("a field");
+    let message = format!("{shown} is masked without a token, and replacing the object would lose its value");
+    Refusal::new(Reason::Invalid, "mask/would-lose", message.clone())
+        .advice("change the object with a patch that leaves the field out")
+        .cause("FieldValueInvalid", message, field)
 }
 
 /// Whether a write is one to an object that is there.
@@ -263,10 +339,7 @@ pub(crate) fn would_store_mask(field: Option<String>) -> Refusal {
 mod tests {
     use std::{
         convert::Infallible,
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::atomic::{AtomicUsize, Ordering},
     };
 
     use http::StatusCode;

@@ -4,7 +4,7 @@
 //! people approve and what is recorded has the tokens. The [write guard](crate::WriteGuardLayer) lets a write with tokens through
 //! only if this layer will restore it, which it says in the request's extensions.
 
-mod values;
+pub(crate) mod values;
 
 #[cfg(test)]
 mod tests;

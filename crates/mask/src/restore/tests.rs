@@ -3,7 +3,7 @@ use bytes::Bytes;
 use portcullis_core::RequestInfo;
 use serde_json::{Value, json};
 
-use super::values::restore;
+use super::values::{lost, restore};
 use crate::{Caller, MaskConfig, MaskKey, Masker, Rules, Scope, piece::join};
 
 const PUT: Option<&str> = Some("application/json");
@@ -185,4 +185,43 @@ fn tokens_of_older_keys_are_restored() {
     assert!(run(&scope("secrets"), MERGE, &patch, &live).is_err());
     let rotated = scope_with(key(7).with_older([key(3)]), "secrets");
     assert_eq!(run(&rotated, MERGE, &patch, &live).unwrap()["data"]["password"], "aHVudGVyMg==");
+}
+
+#[test]
+fn what_was_shown_without_a_token_is_not_lost() {
+    let rules = "{packs: [], rules: [{name: r, resources: [widgets], paths: [spec.pin, 'spec.users[*].code', spec.note], action: drop}, {name: n, resources: [widgets], paths: [spec.limit]}]}";
+    let config: MaskConfig = serde_yaml::from_str(rules).unwrap();
+    let info = RequestInfo {
+        is_resource_request: true,
+        verb: "update".into(),
+        api_group: "example.com".into(),
+        resource: "widgets".into(),
+        name: "w".into(),
+        ..RequestInfo::default()
+    };
+    let scope = Rules::new(&config, key(7)).unwrap().scope(&info, Caller::default());
+    assert!(scope.may_leave_no_token() && !self::scope("secrets").may_leave_no_token());
+    let live = json!({"spec": {"pin": "1234", "limit": 5, "users": [{"name": "ada", "code": 1}, {"name": "eve", "code": 2}], "size": 1}});
+    let seen = shown(&scope, &live);
+    let check = |change: &dyn Fn(&mut Value), field: Option<&str>| {
+        let mut body = seen.clone();
+        change(&mut body);
+        let judged = lost(PUT, &Bytes::from(body.to_string()), live.to_string().as_bytes(), &scope);
+        assert_eq!(judged.err().and_then(|wrong| wrong.field).as_deref(), field, "{body}");
+    };
+    check(&|_| {}, Some("spec.limit"));
+    check(&|body| body["spec"]["limit"] = 7.into(), Some("spec.pin"));
+    let known = |body: &mut Value| {
+        body["spec"]["limit"] = 7.into();
+        body["spec"]["pin"] = "9999".into();
+    };
+    check(&known, Some("spec.users[ada].code"));
+    // Whoever is taken out of a list is meant to go.
+    check(
+        &|body| {
+            known(body);
+            body["spec"]["users"] = json!([{"name": "new", "code": 1}]);
+        },
+        None,
+    );
 }

@@ -13,8 +13,8 @@ use crate::{
 
 /// A token that cannot be replaced, and where it stands, as far as that is known.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
-    pub(super) field: Option<String>,
+pub(crate) struct Wrong {
+    pub(crate) field: Option<String>,
 }
 
 /// A step of a path. An element of a list is told by its name, as in a strategic merge, or else by its index.
@@ -82,6 +82,55 @@ pub(super) fn restore(
         }
     };
     Ok((body, restoring.restored.len()))
+}
+
+/// The first field of the live object that was shown without a token (a null, a zero), and that replacing the object with `body`
+/// would lose.
+pub(crate) fn lost(
+    content_type: Option<&str>,
+    body: &Bytes,
+    live: &[u8],
+    scope: &Scope,
+) -> Result<(), Wrong> {
+    let unreadable = || Wrong { field: None };
+    let live: Value = serde_json::from_slice(live).map_err(|_| unreadable())?;
+    let masked = mask(Masker::new(scope.clone()), &live).ok_or_else(unreadable)?;
+    let documents = documents(content_type, body).ok_or_else(unreadable)?;
+    documents.iter().try_for_each(|body| would_lose(&live, &masked, Some(body), &mut Vec::new()))
+}
+
+fn would_lose(live: &Value, masked: &Value, body: Option<&Value>, path: &mut Vec<Step>) -> Result<(), Wrong> {
+    match (live, masked) {
+        (Value::Object(live), Value::Object(masked)) => live.iter().try_for_each(|(name, live)| {
+            path.push(Step::Member(name.clone()));
+            would_lose(
+                live,
+                masked.get(name).unwrap_or(&Value::Null),
+                body.and_then(|body| body.get(name)),
+                path,
+            )?;
+            path.pop();
+            Ok(())
+        }),
+        (Value::Array(live), Value::Array(masked)) => {
+            live.iter().zip(masked).enumerate().try_for_each(|(index, (live, masked))| {
+                let step = element(index, live);
+                let items = body.and_then(Value::as_array);
+                let same = items.and_then(|items| {
+                    items.iter().enumerate().find(|(index, item)| element(*index, item) == step)
+                });
+                // An element that is gone was taken out.
+                let Some((_, body)) = same else { return Ok(()) };
+                path.push(step);
+                would_lose(live, masked, Some(body), path)?;
+                path.pop();
+                Ok(())
+            })
+        }
+        (_, Value::String(_)) => Ok(()),
+        (live, masked) if live != masked && body.is_none_or(|body| body == masked) => Err(wrong(path)),
+        _ => Ok(()),
+    }
 }
 
 /// The strings of the live object that are masked, with the tokens of each key.

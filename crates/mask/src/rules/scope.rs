@@ -174,6 +174,15 @@ impl Scope {
         self.active_rules().any(|(_, rule)| rule.rule.is_structural())
     }
 
+    /// Whether rules apply that may leave no token where a value was: such as drop it, or meet numbers. Those of the packs meet
+    /// strings only.
+    pub(crate) fn may_leave_no_token(&self) -> bool {
+        let packs = [Pack::KubernetesSecrets.name(), Pack::KnownFormats.name()];
+        self.active_rules().any(|(_, rule)| {
+            rule.rule.is_structural() && rule.rule.detectors.is_empty() && !packs.contains(&rule.set.as_str())
+        })
+    }
+
     /// Whether rules apply that look into plain text.
     pub(crate) fn covers_text(&self) -> bool {
         self.covers_text
