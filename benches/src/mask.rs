@@ -370,8 +370,12 @@ impl Table {
         self.time(document, "serde_json", &whole, |whole| {
             with_serde_json(whole).map(|size| _ = black_box(size))
         })?;
-        self.time(document, "sonic-rs", &whole, |whole| with_sonic_rs(whole).map(|size| _ = black_box(size)))?;
-        self.time(document, "jiter, reading", &whole, |whole| with_jiter(whole).map(|size| _ = black_box(size)))?;
+        self.time(document, "sonic-rs", &whole, |whole| {
+            with_sonic_rs(whole).map(|size| _ = black_box(size))
+        })?;
+        self.time(document, "jiter, reading", &whole, |whole| {
+            with_jiter(whole).map(|size| _ = black_box(size))
+        })?;
         let mut counted = (0, 0);
         self.time(document, MASK, &whole, |whole| {
             counted = mask(&document.scope, whole)?;
