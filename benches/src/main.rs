@@ -33,10 +33,6 @@ enum Bench {
     Stub(stub::StubArgs),
 }
 
-/// As in the gateway, and for the baselines alike.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]

@@ -181,12 +181,17 @@ fn item(metadata: &Value, members: &[(&str, Value)]) -> String {
     item + "}"
 }
 
-/// About 2 kB, of which 0.9 kB are values.
+/// In turn a login of 1 kB, and a certificate with its key of 7 kB.
 fn secret(index: usize) -> String {
-    let long = format!("{:0>600}", index).replace('0', "TUlJRXBBSUI");
-    let data = json!({
-        "username": "YWRtaW4=", "password": format!("aHVudGVyMi0{index:05}"), "tls.key": &long[..long.len().min(800) / 4 * 4] });
-    item(&metadata("secret", index), &[("data", data), ("type", "Opaque".into())])
+    if index % 2 == 0 {
+        let data = json!({ "username": "YWRtaW4=", "password": format!("aHVudGVyMi0{index:05}") });
+        return item(&metadata("secret", index), &[("data", data), ("type", "Opaque".into())]);
+    }
+    let pem = |length: usize| {
+        "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUM".repeat(length / 43 + 4)[..length / 4 * 4].to_owned()
+    };
+    let data = json!({ "ca.crt": pem(1500), "tls.crt": pem(2100), "tls.key": pem(2300) });
+    item(&metadata("secret", index), &[("data", data), ("type", "kubernetes.io/tls".into())])
 }
 
 /// About 4 kB.
@@ -445,7 +450,9 @@ impl Table {
 /// What [`MaskLayer`] adds to an answer of 2 kB: a Secret, headers, body and all.
 async fn small_body() -> Result<Duration, AnyError> {
     const TIMES: u32 = 20_000;
-    let body = Bytes::from(format!(r#"{{"kind":"Secret","apiVersion":"v1",{}"#, &secret(7)[1..]));
+    let note = "x".repeat(1100);
+    let head = format!(r#"{{"kind":"Secret","apiVersion":"v1","note":"{note}","#);
+    let body = Bytes::from(head + &secret(8)[1..]);
     let info = RequestInfo {
         is_resource_request: true,
         verb: "get".into(),

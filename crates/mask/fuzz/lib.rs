@@ -32,7 +32,13 @@ pub fn asking_for(verb: &str, resource: &str, subresource: &str) -> RequestInfo 
 }
 
 /// What comes out when this answer comes in so many chunks of so many bytes; `None` if nothing may, or not all.
-pub fn answer(rules: &Rules, info: &RequestInfo, content_type: &'static str, body: &[u8], chunk: usize) -> Option<Bytes> {
+pub fn answer(
+    rules: &Rules,
+    info: &RequestInfo,
+    content_type: &'static str,
+    body: &[u8],
+    chunk: usize,
+) -> Option<Bytes> {
     let chunks: Vec<_> = body.chunks(chunk.max(1)).map(Bytes::copy_from_slice).collect();
     let service = service_fn(move |_: Request<Body>| {
         let frames = chunks.clone().into_iter().map(|chunk| Ok::<_, BoxError>(Frame::data(chunk)));

@@ -39,7 +39,9 @@ fuzz_target!(|input: &[u8]| {
         b"}}",
     ]
     .concat();
-    if let Some(out) = answer(&RULES, &asking_for("get", "widgets", ""), "application/json", &document, usize::from(chunk)) {
+    if let Some(out) =
+        answer(&RULES, &asking_for("get", "widgets", ""), "application/json", &document, usize::from(chunk))
+    {
         let shown = String::from_utf8_lossy(&out).contains(CANARY);
         assert!(!shown || String::from_utf8_lossy(body).contains('"'), "a value came out");
     }

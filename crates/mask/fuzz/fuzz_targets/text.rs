@@ -18,7 +18,8 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(whole, answer(&RULES, &info, "text/plain", body, usize::from(chunk)));
     let (before, after) = body.split_at(body.len() / 2);
     let log = [before, b"\n", TOKEN, b"\n", after].concat();
-    let out = answer(&RULES, &info, "text/plain", &log, usize::from(chunk)).expect("a log is always readable");
+    let out =
+        answer(&RULES, &info, "text/plain", &log, usize::from(chunk)).expect("a log is always readable");
     let mine = |bytes: &[u8]| bytes.windows(TOKEN.len()).any(|window| window == TOKEN);
     assert!(!mine(&out) || mine(body), "a token came out");
 });

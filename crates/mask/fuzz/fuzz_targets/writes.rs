@@ -24,8 +24,9 @@ const TYPES: [&str; 6] = [
 ];
 
 fn passes(content_type: &'static str, body: &[u8]) -> bool {
-    let guard = WriteGuardLayer::new(&RULES)
-        .layer(service_fn(|_: Request<Body>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))));
+    let guard = WriteGuardLayer::new(&RULES).layer(service_fn(|_: Request<Body>| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+    }));
     let mut request = Request::patch("/x").body(Body::from(body.to_vec())).expect("a request");
     request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     request.extensions_mut().insert(asking_for("patch", "secrets", ""));
