@@ -118,7 +118,8 @@ fn documents() -> Result<Vec<Document>, AnyError> {
     // Every detector there is, in every string of what applications and people write.
     let everything: MaskConfig = serde_yaml::from_str(
         "{packs: [kubernetes-secrets], rules: [{name: everything, resources: ['*'], paths: ['**.*', '**[*]'],
-          detectors: [private-key, jwt, bearer, aws, github, gitlab, slack, stripe, google, npm, pypi]}]}",
+          detectors: [private-key, jwt, bearer, aws, github, gitlab, slack, stripe, google, npm, pypi, azure, url-password,
+                      authorization, high-entropy, email, iban, card]}]}",
     )?;
     let detectors = Rules::new(&everything, key)?;
     let list = |resource: &'static str, kind: &str, item: &dyn Fn(usize) -> String| {

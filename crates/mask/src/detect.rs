@@ -1,9 +1,13 @@
 //! Secrets known by their format: where they begin, what they are made of, where they end.
 //!
 //! A format begins with a constant and goes on with characters of one class, so that a stream can be searched in linear time
-//! with a bounded window: what may still become a secret waits, everything else passes.
+//! with a bounded window: what may still become a secret waits, everything else passes. What has no constant (e-mail
+//! addresses, IBANs, numbers of cards) is short instead: see [`shape`].
 
-use std::sync::LazyLock;
+pub(crate) mod judge;
+pub(crate) mod shape;
+
+use std::{ops::Range, sync::LazyLock};
 
 use regex::{Regex, bytes};
 use schemars::JsonSchema;
@@ -20,7 +24,7 @@ pub enum Detector {
     Jwt,
     /// `Bearer` credentials (RFC 6750).
     Bearer,
-    /// AWS access key ids.
+    /// AWS access key ids, and secret access keys beside their name.
     Aws,
     /// GitHub tokens.
     Github,
@@ -30,12 +34,27 @@ pub enum Detector {
     Slack,
     /// Stripe keys.
     Stripe,
-    /// Google API keys, OAuth tokens and client secrets.
+    /// Google API keys, OAuth tokens and client secrets. (The keys of service accounts are private keys.)
+    #[serde(alias = "gcp")]
     Google,
     /// npm tokens.
     Npm,
     /// PyPI tokens.
     Pypi,
+    /// Azure account keys, shared access keys and the signatures of shared access.
+    Azure,
+    /// Passwords in the URLs of databases, brokers and services: `scheme://user:password@host`.
+    UrlPassword,
+    /// What stands after `Authorization:`, of any scheme.
+    Authorization,
+    /// Values beside a name that says they are secret, such as `password=` or `"token": `, that are long enough or look random.
+    HighEntropy,
+    /// E-mail addresses.
+    Email,
+    /// International bank account numbers (ISO 13616).
+    Iban,
+    /// Numbers of payment cards.
+    Card,
     /// JSON inside a message: what a server says about a request may echo its whole body. Not in streams.
     EchoedJson,
     /// Values of `data`, `stringData` and `env` that a validation message echoes, and long base64. Not in streams.
@@ -44,7 +63,7 @@ pub enum Detector {
 
 impl Detector {
     /// Those that can work on a stream.
-    pub(crate) const STREAMING: [Self; 11] = [
+    const STREAMING: [Self; 18] = [
         Self::PrivateKey,
         Self::Jwt,
         Self::Bearer,
@@ -56,7 +75,20 @@ impl Detector {
         Self::Google,
         Self::Npm,
         Self::Pypi,
+        Self::Azure,
+        Self::UrlPassword,
+        Self::Authorization,
+        Self::HighEntropy,
+        Self::Email,
+        Self::Iban,
+        Self::Card,
     ];
+
+    /// Those that find credentials, in streams too. What is only personal is not among them: who did something is what a
+    /// record is for, and people's names are often addresses.
+    pub(crate) fn of_credentials() -> impl Iterator<Item = Self> {
+        Self::STREAMING.into_iter().filter(|detector| !shape::DETECTORS.contains(detector))
+    }
 
     /// Whether it can work on a stream, and not only on a whole string.
     pub(crate) fn streams(self) -> bool {
@@ -68,12 +100,58 @@ impl Detector {
 pub(crate) struct Format {
     pub(crate) detector: Detector,
     pub(crate) prefix: &'static str,
-    /// How much of the prefix is kept.
-    pub(crate) kept: usize,
-    pub(crate) class: fn(u8) -> bool,
+    /// Whether letter case matters in the prefix (which is in lower case if not).
+    exact: bool,
+    /// Whether the prefix is kept, and all that stands before the secret.
+    pub(crate) kept: bool,
+    lead: Lead,
     /// How many characters must follow the prefix.
     least: usize,
-    valid: fn(&[u8]) -> bool,
+    /// Which part of the run is the secret.
+    secret: fn(&Run<'_>) -> Option<Range<usize>>,
+}
+
+/// What stands between the prefix and the run that may be a secret.
+#[derive(Clone, Copy)]
+enum Lead {
+    /// Nothing; the run goes on while its characters are of this class.
+    Nothing(Class),
+    /// The prefix is a name: `=`, `:` or the like follows, and perhaps a quotation mark.
+    Assigned(Class),
+    /// The same, but what is in quotation marks goes on up to the closing one.
+    AssignedText(Class),
+}
+
+pub(crate) type Class = fn(u8) -> bool;
+
+/// What a prefix turns out to be followed by.
+pub(crate) enum Opening {
+    /// Nothing that could be a secret.
+    Nothing,
+    /// That is not known yet.
+    More,
+    /// A run that begins so many bytes later.
+    Run { skip: usize, extent: Extent, bare: bool },
+}
+
+/// How far a run goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Extent {
+    Class(Class),
+    /// Up to a quotation mark with no more backslashes before it than the opening one had.
+    Quoted {
+        mark: u8,
+        escapes: usize,
+    },
+}
+
+/// A run that may be a secret.
+pub(crate) struct Run<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// What comes after it; nothing at the end of the text.
+    pub(crate) next: Option<u8>,
+    /// Whether it stands after a colon without quotation marks, as do words of messages.
+    pub(crate) bare: bool,
 }
 
 /// A run longer than this counts as a secret without further check: nothing waits for more.
@@ -82,16 +160,53 @@ pub(crate) const LONGEST: usize = 16 << 10;
 /// How a private key begins; the kind of key follows.
 pub(crate) const PEM: &str = "-----BEGIN ";
 
-const fn plain(detector: Detector, prefix: &'static str, class: fn(u8) -> bool, least: usize) -> Format {
-    Format { detector, prefix, kept: 0, class, least, valid: |_| true }
+const fn plain(detector: Detector, prefix: &'static str, class: Class, least: usize) -> Format {
+    let secret = judge::whole;
+    Format { detector, prefix, exact: true, kept: false, lead: Lead::Nothing(class), least, secret }
 }
 
-static FORMATS: [Format; 35] = [
-    Format { valid: is_jwt, ..plain(Detector::Jwt, "eyJ", token68, 20) },
-    Format { kept: 7, valid: has_digit, ..plain(Detector::Bearer, "Bearer ", token68, 16) },
-    Format { kept: 7, valid: has_digit, ..plain(Detector::Bearer, "bearer ", token68, 16) },
-    Format { valid: |run| run.len() == 16, ..plain(Detector::Aws, "AKIA", upper, 16) },
-    Format { valid: |run| run.len() == 16, ..plain(Detector::Aws, "ASIA", upper, 16) },
+const fn bearer(prefix: &'static str) -> Format {
+    Format { kept: true, secret: judge::with_digit, ..plain(Detector::Bearer, prefix, token68, 16) }
+}
+
+const fn aws_id(prefix: &'static str) -> Format {
+    Format { secret: judge::aws_id, ..plain(Detector::Aws, prefix, upper, 16) }
+}
+
+const fn named(detector: Detector, prefix: &'static str, lead: Lead, least: usize) -> Format {
+    Format { exact: false, kept: true, lead, ..plain(detector, prefix, word, least) }
+}
+
+const fn aws_secret(prefix: &'static str) -> Format {
+    Format { secret: judge::aws_secret, ..named(Detector::Aws, prefix, Lead::Assigned(base64), 40) }
+}
+
+const fn azure_key(prefix: &'static str) -> Format {
+    Format { secret: judge::azure_key, ..named(Detector::Azure, prefix, Lead::Assigned(base64), 40) }
+}
+
+const fn url(prefix: &'static str) -> Format {
+    let lead = Lead::Nothing(authority);
+    Format { secret: judge::url_password, ..named(Detector::UrlPassword, prefix, lead, 5) }
+}
+
+const fn password(prefix: &'static str) -> Format {
+    let lead = Lead::AssignedText(unquoted);
+    Format { secret: judge::password, ..named(Detector::HighEntropy, prefix, lead, 8) }
+}
+
+const fn token(prefix: &'static str) -> Format {
+    let lead = Lead::AssignedText(unquoted);
+    Format { secret: judge::token, ..named(Detector::HighEntropy, prefix, lead, 16) }
+}
+
+/// Where two prefixes begin alike, the first that finds something decides.
+static FORMATS: &[Format] = &[
+    Format { secret: judge::jwt, ..plain(Detector::Jwt, "eyJ", token68, 20) },
+    bearer("Bearer "),
+    bearer("bearer "),
+    aws_id("AKIA"),
+    aws_id("ASIA"),
     plain(Detector::Github, "ghp_", alphanumeric, 30),
     plain(Detector::Github, "gho_", alphanumeric, 30),
     plain(Detector::Github, "ghu_", alphanumeric, 30),
@@ -122,49 +237,231 @@ static FORMATS: [Format; 35] = [
     plain(Detector::Pypi, "pypi-AgE", word, 40),
     plain(Detector::Pypi, "pypi-AgN", word, 40),
     plain(Detector::PrivateKey, PEM, |_| false, 0),
+    aws_secret("secret_access_key"),
+    aws_secret("secretaccesskey"),
+    aws_secret("secret-access-key"),
+    azure_key("accountkey"),
+    azure_key("account_key"),
+    azure_key("sharedaccesskey"),
+    Format {
+        secret: judge::azure_signature,
+        ..named(Detector::Azure, "sig=", Lead::Nothing(token68_escaped), 43)
+    },
+    url("postgres://"),
+    url("postgresql://"),
+    url("mysql://"),
+    url("mariadb://"),
+    url("mongodb://"),
+    url("mongodb+srv://"),
+    url("redis://"),
+    url("rediss://"),
+    url("amqp://"),
+    url("amqps://"),
+    url("mssql://"),
+    url("sqlserver://"),
+    url("http://"),
+    url("https://"),
+    url("ftp://"),
+    url("smtp://"),
+    Format {
+        secret: judge::authorization,
+        ..named(Detector::Authorization, "authorization", Lead::AssignedText(line), 4)
+    },
+    password("password"),
+    password("passwd"),
+    password("passphrase"),
+    password("_pass"),
+    password("pwd"),
+    token("secret"),
+    token("token"),
+    token("credential"),
+    token("credentials"),
+    token("api_key"),
+    token("apikey"),
+    token("api-key"),
+    token("access_key"),
+    token("accesskey"),
+    token("access-key"),
+    token("secret_key"),
+    token("secretkey"),
+    token("secret-key"),
+    token("private_key"),
+    token("privatekey"),
+    token("private-key"),
+    token("signing_key"),
+    token("signingkey"),
+    token("encryption_key"),
+    token("encryptionkey"),
 ];
 
 impl Format {
-    /// No secret is shorter, its prefix included.
+    /// No secret is shorter, its prefix included. (What is found by its shape may be: an e-mail address.)
     pub(crate) const SHORTEST: usize = 11;
 
-    /// The format whose prefix `bytes` begin with.
-    pub(crate) fn at(bytes: &[u8]) -> Option<&'static Self> {
-        FORMATS.iter().find(|format| bytes.starts_with(format.prefix.as_bytes()))
+    /// The formats whose prefix `bytes` begin with.
+    pub(crate) fn at(bytes: &[u8]) -> impl Iterator<Item = &'static Self> {
+        FORMATS.iter().filter(move |format| format.agrees(bytes) && bytes.len() >= format.prefix.len())
     }
 
-    /// How many bytes at the end of `bytes` may be the beginning of a prefix.
+    /// Whether `bytes` are no more than the beginning of a prefix.
+    pub(crate) fn begins(bytes: &[u8]) -> bool {
+        FORMATS.iter().any(|format| bytes.len() < format.prefix.len() && format.agrees(bytes))
+    }
+
+    /// How many bytes at the end of `bytes` may be the beginning of a prefix, or all of it.
     pub(crate) fn begun_at_end(bytes: &[u8]) -> usize {
         let longest = FORMATS.iter().map(|format| format.prefix.len()).max().unwrap_or_default();
-        let from = bytes.len().saturating_sub(longest - 1);
-        let begins = |tail: &[u8]| FORMATS.iter().any(|format| format.prefix.as_bytes().starts_with(tail));
-        (from..bytes.len()).map(|at| &bytes[at..]).find(|tail| begins(tail)).map_or(0, <[u8]>::len)
+        let from = bytes.len().saturating_sub(longest);
+        let begun = |tail: &&[u8]| {
+            FORMATS.iter().any(|format| tail.len() <= format.prefix.len() && format.agrees(tail))
+        };
+        (from..bytes.len()).map(|at| &bytes[at..]).find(begun).map_or(0, <[u8]>::len)
     }
 
-    /// How many bytes of `run`, which follows the prefix, are the secret's; `None` if it is none.
-    pub(crate) fn length(&self, run: &[u8]) -> Option<usize> {
+    /// Whether the prefix and `bytes` are the same as far as the shorter one goes.
+    fn agrees(&self, bytes: &[u8]) -> bool {
+        let length = bytes.len().min(self.prefix.len());
+        let (prefix, bytes) = (&self.prefix.as_bytes()[..length], &bytes[..length]);
+        prefix == bytes || (!self.exact && prefix.eq_ignore_ascii_case(bytes))
+    }
+
+    /// Whether something that stands right after `previous` may be meant.
+    pub(crate) fn may_follow(&self, previous: Option<u8>) -> bool {
+        let named = matches!(self.lead, Lead::Assigned(_) | Lead::AssignedText(_));
+        match previous {
+            // A name may be part of a longer one; but `checksum/secret` names no secret.
+            Some(previous) if named => previous != b'/',
+            Some(previous) => {
+                !(previous.is_ascii_alphanumeric() || previous == b'_')
+                    || !self.prefix.as_bytes()[0].is_ascii_alphanumeric()
+            }
+            None => true,
+        }
+    }
+
+    /// What stands between the prefix and a run that may be a secret.
+    pub(crate) fn opening(&self, rest: &[u8]) -> Opening {
+        match self.lead {
+            Lead::Nothing(class) => Opening::Run { skip: 0, extent: Extent::Class(class), bare: false },
+            Lead::Assigned(class) => match assignment(rest) {
+                Opening::Run { skip, bare, .. } => Opening::Run { skip, extent: Extent::Class(class), bare },
+                other => other,
+            },
+            Lead::AssignedText(class) => match assignment(rest) {
+                Opening::Run { skip, bare, extent: Extent::Class(_) } => {
+                    Opening::Run { skip, extent: Extent::Class(class), bare }
+                }
+                other => other,
+            },
+        }
+    }
+
+    /// Which part of the run is the secret; `None` if it is none.
+    pub(crate) fn secret(&self, run: &Run<'_>) -> Option<Range<usize>> {
         // A full stop that ends a sentence is no part of a token.
-        let trimmed = run.len() - run.iter().rev().take_while(|byte| **byte == b'.').count();
-        (trimmed >= self.least && (self.valid)(&run[..trimmed])).then_some(trimmed)
+        let trimmed = run.bytes.len() - run.bytes.iter().rev().take_while(|byte| **byte == b'.').count();
+        if trimmed < self.least {
+            return None;
+        }
+        let next = if trimmed < run.bytes.len() { Some(b'.') } else { run.next };
+        (self.secret)(&Run { bytes: &run.bytes[..trimmed], next, bare: run.bare })
     }
 }
 
-/// Where something begins, from `at` on, that a streaming detector should look at. What stands before passes all of them.
+/// `=`, `: `, `": "`, `\":\"`, ` := '`, ` => `. Bounded: at most 18 bytes.
+fn assignment(rest: &[u8]) -> Opening {
+    let count = |at: usize, most: usize, class: Class| {
+        rest[at..].iter().take(most).take_while(|byte| class(**byte)).count()
+    };
+    let blank: Class = |byte| byte == b' ' || byte == b'\t';
+    let quotation: Class = |byte| byte == b'"' || byte == b'\'';
+    let mut at = count(0, 4, |byte| byte == b'\\');
+    at += count(at, 1, quotation);
+    at += count(at, 3, blank);
+    let signs = count(at, 2, |byte| byte == b':' || byte == b'=');
+    let colon = rest.get(at) == Some(&b':');
+    at += signs;
+    if signs > 0 {
+        at += count(at, 1, |byte| byte == b'>');
+        at += count(at, 3, blank);
+    }
+    let escapes = count(at, 4, |byte| byte == b'\\');
+    match rest.get(at + escapes) {
+        None => Opening::More,
+        Some(_) if signs == 0 => Opening::Nothing,
+        Some(mark) if quotation(*mark) => Opening::Run {
+            skip: at + escapes + 1,
+            extent: Extent::Quoted { mark: *mark, escapes },
+            bare: false,
+        },
+        Some(_) => Opening::Run { skip: at, extent: Extent::Class(unquoted), bare: colon },
+    }
+}
+
+impl Extent {
+    /// How many bytes the run has, and whether it has ended. No more than one byte over [`LONGEST`] is looked at.
+    pub(crate) fn measure(self, bytes: &[u8]) -> (usize, bool) {
+        let bytes = &bytes[..bytes.len().min(LONGEST + 1)];
+        match self {
+            Self::Class(class) => {
+                let length = bytes.iter().take_while(|byte| class(**byte)).count();
+                (length, length < bytes.len())
+            }
+            Self::Quoted { mark, escapes } => {
+                let mut backslashes = 0;
+                for (at, byte) in bytes.iter().enumerate() {
+                    match *byte {
+                        b'\\' => backslashes += 1,
+                        b'\n' => return (at, true),
+                        byte if byte == mark && escapes == 0 && backslashes % 2 == 0 => return (at, true),
+                        byte if byte == mark && escapes > 0 && backslashes <= escapes => {
+                            return (at - backslashes, true);
+                        }
+                        _ => backslashes = 0,
+                    }
+                }
+                (bytes.len(), false)
+            }
+        }
+    }
+
+    /// How a run goes on that is too long to be looked at.
+    pub(crate) fn rest(self) -> Class {
+        match self {
+            Self::Class(class) => class,
+            Self::Quoted { mark: b'"', .. } => |byte| byte != b'"' && byte != b'\n',
+            Self::Quoted { .. } => |byte| byte != b'\'' && byte != b'\n',
+        }
+    }
+}
+
+/// Where something is, from `at` on, that a streaming detector should look at. What ends before passes all of them.
 pub(crate) fn next_suspicion(bytes: &[u8], at: usize) -> Option<usize> {
-    next_prefix(bytes, at)
+    static SUSPICIONS: LazyLock<Option<bytes::Regex>> =
+        LazyLock::new(|| bytes::Regex::new(&format!("{}|{}", prefixes(), shape::SUSPICIONS)).ok());
+    match SUSPICIONS.as_ref() {
+        Some(suspicions) => suspicions.find_at(bytes, at).map(|found| found.start()),
+        // Never, as the tests show; but if it were, everything would be looked at.
+        None => (at < bytes.len()).then_some(at),
+    }
 }
 
 /// Where the next prefix begins, from `at` on.
 pub(crate) fn next_prefix(bytes: &[u8], at: usize) -> Option<usize> {
-    static PREFIXES: LazyLock<Option<bytes::Regex>> = LazyLock::new(|| {
-        let prefixes: Vec<_> = FORMATS.iter().map(|format| regex::escape(format.prefix)).collect();
-        bytes::Regex::new(&prefixes.join("|")).ok()
-    });
+    static PREFIXES: LazyLock<Option<bytes::Regex>> = LazyLock::new(|| bytes::Regex::new(&prefixes()).ok());
     match PREFIXES.as_ref() {
         Some(prefixes) => prefixes.find_at(bytes, at).map(|found| found.start()),
         // Never, as the tests show; but if it were, every place would be looked at.
-        None => (at..bytes.len()).find(|at| Format::at(&bytes[*at..]).is_some()),
+        None => (at..bytes.len()).find(|at| Format::at(&bytes[*at..]).next().is_some()),
     }
+}
+
+fn prefixes() -> String {
+    let pattern = |format: &Format| {
+        let flags = if format.exact { "-u" } else { "i-u" };
+        format!("(?{flags}:{})", regex::escape(format.prefix))
+    };
+    FORMATS.iter().map(pattern).collect::<Vec<_>>().join("|")
 }
 
 fn alphanumeric(byte: u8) -> bool {
@@ -183,18 +480,31 @@ fn token68(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
 }
 
-fn has_digit(run: &[u8]) -> bool {
-    run.iter().any(u8::is_ascii_digit)
+fn token68_escaped(byte: u8) -> bool {
+    token68(byte) || byte == b'%'
 }
 
-/// What follows `eyJ`: three parts (RFC 7515), or five (RFC 7516).
-fn is_jwt(run: &[u8]) -> bool {
-    let dots = run.iter().filter(|byte| **byte == b'.').count();
-    (dots == 2 || dots == 4) && run.iter().position(|byte| *byte == b'.') >= Some(6)
+fn base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)
+}
+
+/// What may stand between `://` and the path. A password may have what should have been escaped.
+fn authority(byte: u8) -> bool {
+    unquoted(byte) && !b"/<>".contains(&byte)
+}
+
+/// A value without quotation marks.
+fn unquoted(byte: u8) -> bool {
+    byte > b' ' && byte != 0x7f && !b"\"'`\\".contains(&byte)
+}
+
+/// The rest of a line.
+fn line(byte: u8) -> bool {
+    byte != b'\n' && byte != b'\r'
 }
 
 /// Where, in a whole message, values of a request are echoed. Ranges are in order and do not overlap.
-pub(crate) fn echoes(text: &str, detector: Detector) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn echoes(text: &str, detector: Detector) -> Vec<Range<usize>> {
     match detector {
         Detector::EchoedJson => echoed_json(text).into_iter().collect(),
         Detector::EchoedValue => echoed_values(text),
@@ -203,7 +513,7 @@ pub(crate) fn echoes(text: &str, detector: Detector) -> Vec<std::ops::Range<usiz
 }
 
 /// From the first object that begins with a quoted key, to the last closing bracket, or to the end.
-fn echoed_json(text: &str) -> Option<std::ops::Range<usize>> {
+fn echoed_json(text: &str) -> Option<Range<usize>> {
     static START: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#"[\[{]\s*\{?\s*\\*""#).ok());
     let start = match START.as_ref() {
         Some(start) => start.find(text)?.start(),
@@ -213,7 +523,7 @@ fn echoed_json(text: &str) -> Option<std::ops::Range<usize>> {
     Some(start..end)
 }
 
-fn echoed_values(text: &str) -> Vec<std::ops::Range<usize>> {
+fn echoed_values(text: &str) -> Vec<Range<usize>> {
     static INVALID: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(r#"(?:\b(?:data|stringData|env)\b[^:\s]*): (?:Invalid|Unsupported|Duplicate) value: (\\*"(?:[^"\\]|\\.)*"?)"#).ok()
     });
@@ -264,7 +574,8 @@ mod tests {
 
     #[test]
     fn no_format_is_shorter_than_the_shortest() {
-        let shortest = FORMATS.iter().map(|format| format.prefix.len() + format.least).min();
+        let keys = FORMATS.iter().filter(|format| format.prefix != PEM);
+        let shortest = keys.map(|format| format.prefix.len() + format.least).min();
         assert_eq!(shortest, Some(Format::SHORTEST));
     }
 

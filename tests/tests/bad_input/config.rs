@@ -61,7 +61,7 @@ policy:
       action: hold
       hold: { quorum: 2, holdFor: 40s, expiresAfter: 2h }
 mask:
-  packs: [kubernetes-secrets, known-formats]
+  packs: [kubernetes-secrets, logs-and-exec]
   rules:
     - name: passwords
       resources: [configmaps]
@@ -253,7 +253,7 @@ async fn wrong_values_are_refused_where_they_stand() {
         ("expiresAfter: 2h }", "expiresAfter: later }", "later }", &["duration"]),
         ("holdFor: 40s", "holdFor: 40 parsecs", "40 parsecs", &["duration"]),
         (
-            "[kubernetes-secrets, known-formats]",
+            "[kubernetes-secrets, logs-and-exec]",
             "[kubernetes-secret]",
             "kubernetes-secret",
             &["did you mean `kubernetes-secrets`?"],

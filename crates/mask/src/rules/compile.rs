@@ -158,7 +158,7 @@ impl Rules {
 
     /// Whether a rule set of this name exists: what policy names should.
     pub fn has_set(&self, name: &str) -> bool {
-        self.0.rules.iter().any(|rule| rule.set == name)
+        self.0.rules.iter().any(|rule| rule.set == Pack::current_set(name))
     }
 
     /// The limits they were made with.

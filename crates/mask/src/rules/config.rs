@@ -26,7 +26,7 @@ pub struct MaskConfig {
 impl Default for MaskConfig {
     fn default() -> Self {
         Self {
-            packs: vec![Pack::KubernetesSecrets, Pack::KnownFormats],
+            packs: vec![Pack::KubernetesSecrets, Pack::LogsAndExec],
             rules: Vec::new(),
             on_write: OnWrite::default(),
             limits: Limits::default(),
@@ -54,8 +54,11 @@ pub enum OnWrite {
 pub enum Pack {
     /// What holds secrets in the Kubernetes API: Secrets, token requests, issued certificates, environment values.
     KubernetesSecrets,
-    /// Keys and tokens of well-known formats in logs and in the output of commands.
-    KnownFormats,
+    /// Keys, tokens and passwords in logs and in the output of commands. (Its name was `known-formats` once.)
+    #[serde(alias = "known-formats")]
+    LogsAndExec,
+    /// E-mail addresses, IBANs and numbers of cards in logs, in the output of commands and in ConfigMaps. Not on by default.
+    Pii,
 }
 
 impl Pack {
@@ -63,14 +66,21 @@ impl Pack {
     pub fn name(self) -> &'static str {
         match self {
             Self::KubernetesSecrets => "kubernetes-secrets",
-            Self::KnownFormats => "known-formats",
+            Self::LogsAndExec => "logs-and-exec",
+            Self::Pii => "pii",
         }
+    }
+
+    /// The name of a rule set, where it may be one that a pack had before.
+    pub(crate) fn current_set(name: &str) -> &str {
+        if name == "known-formats" { Self::LogsAndExec.name() } else { name }
     }
 
     pub(crate) fn source(self) -> &'static str {
         match self {
             Self::KubernetesSecrets => include_str!("../../packs/kubernetes-secrets.yaml"),
-            Self::KnownFormats => include_str!("../../packs/known-formats.yaml"),
+            Self::LogsAndExec => include_str!("../../packs/logs-and-exec.yaml"),
+            Self::Pii => include_str!("../../packs/pii.yaml"),
         }
     }
 }
