@@ -86,7 +86,7 @@ pub use piece::Piece;
 pub use redactor::RequestRedactor;
 pub use restore::{RestoreLayer, RestoreService};
 pub use rules::{
-    Action, Caller, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Rules, Scope, Subjects, WhenUnknown,
-    Where,
+    Action, Archives, Caller, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Rules, Scope, Subjects,
+    WhenUnknown, Where,
 };
 pub use token::MaskKey;

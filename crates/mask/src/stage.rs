@@ -1,7 +1,8 @@
 //! What commands print (exec, attach), masked by detectors as it streams by.
 //!
-//! Text only: a stream that shows itself to be binary passes as it is, since replacing bytes in an archive breaks it. Who may
-//! copy files or encode on purpose is for policy to decide.
+//! Text only: a stream that shows itself to be binary passes as it is, since replacing bytes in it breaks it. An archive, which
+//! is how `kubectl cp` fetches whole files, passes only where the configuration says so. Who may encode on purpose is for policy
+//! to decide.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,9 @@ impl StreamStageFactory for MaskStages {
             scope: self.scope.clone(),
             trail: self.trail.clone(),
             interactive: info.tty,
-            archive: info.command.first().is_some_and(|command| command.rsplit('/').next() == Some("tar")),
+            tar: info.command.first().is_some_and(|command| command.rsplit('/').next() == Some("tar")),
+            refuses: !self.scope.passes_archives() && !self.scope.text_plan(false).is_empty(),
+            head: Vec::new(),
             channels: HashMap::new(),
         };
         Box::pin(ready(Ok(Box::new(stage) as Box<dyn StreamStage>)))
@@ -43,7 +46,12 @@ struct MaskStage {
     scope: Scope,
     trail: Trail,
     interactive: bool,
-    archive: bool,
+    /// Whether the command is `tar`.
+    tar: bool,
+    /// Whether an archive ends the stream.
+    refuses: bool,
+    /// How standard output began, as far as that tells an archive.
+    head: Vec<u8>,
     channels: HashMap<Channel, State>,
 }
 
@@ -52,7 +60,28 @@ enum State {
     Binary,
 }
 
+/// What the client is told when its stream ends.
+const ARCHIVE: &str = "mask/archive: the output is an archive, which cannot be masked; \
+    `mask.archives: pass` in the gateway's configuration lets archives pass";
+
+/// What a header of an archive has in it (POSIX.1-1988), where no byte of a file has been sent yet.
+const MAGIC: (usize, &[u8]) = (257, b"ustar");
+
+/// How compressed archives begin that need have no zero byte (bzip2, zstd).
+const COMPRESSED: [&[u8]; 2] = [b"BZh", b"\x28\xb5\x2f\xfd"];
+
 impl MaskStage {
+    /// Whether what has come of standard output, this included, is an archive.
+    fn is_archive(&mut self, data: &[u8]) -> bool {
+        let (at, magic) = MAGIC;
+        let room = (at + magic.len()).saturating_sub(self.head.len());
+        self.head.extend_from_slice(&data[..data.len().min(room)]);
+        let binary = || {
+            memchr::memchr(0, data).is_some() || COMPRESSED.iter().any(|begin| self.head.starts_with(begin))
+        };
+        self.head[at.min(self.head.len())..] == *magic || (self.tar && binary())
+    }
+
     fn scan(&self) -> TextScan {
         let scan = TextScan::new(self.scope.text_plan(false));
         if self.interactive { scan.interactive() } else { scan }
@@ -61,7 +90,7 @@ impl MaskStage {
     fn mask(&mut self, channel: Channel, data: Bytes, last: bool) -> Bytes {
         let fresh = match self.channels.contains_key(&channel) {
             true => None,
-            false if self.archive && channel == Channel::Stdout => Some(State::Binary),
+            false if self.tar && !self.refuses && channel == Channel::Stdout => Some(State::Binary),
             false => Some(State::Text(Box::new(self.scan()))),
         };
         let state = match fresh {
@@ -104,6 +133,13 @@ impl StreamStage for MaskStage {
             out.push(frame);
             return Ok(());
         }
+        if self.refuses
+            && !self.interactive
+            && frame.channel == Channel::Stdout
+            && self.is_archive(&frame.data)
+        {
+            return Err(StreamAbort(ARCHIVE.to_owned()));
+        }
         let data = self.mask(frame.channel, frame.data, frame.fin);
         if !data.is_empty() || frame.fin {
             out.push(StreamFrame { data, ..frame });
@@ -131,7 +167,7 @@ mod tests {
     use portcullis_core::{RequestInfo, StreamTransport};
 
     use super::*;
-    use crate::{Caller, MaskConfig, MaskKey, Rules};
+    use crate::{Archives, Caller, MaskConfig, MaskKey, Pack, Rules};
 
     const GITHUB: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
 
@@ -155,7 +191,8 @@ mod tests {
 
     async fn run(info: &StreamInfo, frames: &[(Direction, Channel, &str)]) -> (String, Trail) {
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
-        let rules = Rules::new(&MaskConfig::default(), key).unwrap();
+        let config = MaskConfig { archives: Archives::Pass, ..MaskConfig::default() };
+        let rules = Rules::new(&config, key).unwrap();
         let trail = Trail::default();
         let stages = MaskStages::new(rules.scope(&info.request, Caller::default()), trail.clone());
         let mut stage = stages.open(info).await.unwrap();
@@ -196,6 +233,46 @@ mod tests {
         let copied = format!("file {GITHUB}");
         assert_eq!(run(&info(&["/bin/tar", "cf", "-"], false), &stdout(&copied)).await.0, copied);
         assert_ne!(run(&info(&["cat", "x"], false), &stdout(&copied)).await.0, copied);
+    }
+
+    /// Whether standard output in these pieces ends the stream; if so, the client is told why, and nothing of a file was sent.
+    async fn is_refused(packs: Vec<Pack>, command: &[&str], pieces: &[&[u8]]) -> bool {
+        let key = MaskKey::from_bytes(&[7; 32]).unwrap();
+        let rules = Rules::new(&MaskConfig { packs, ..MaskConfig::default() }, key).unwrap();
+        let info = info(command, false);
+        let stages = MaskStages::new(rules.scope(&info.request, Caller::default()), Trail::default());
+        let mut stage = stages.open(&info).await.unwrap();
+        let mut out = Vec::new();
+        for piece in pieces {
+            let data = Bytes::copy_from_slice(piece);
+            let frame =
+                StreamFrame { direction: Direction::ToClient, channel: Channel::Stdout, data, fin: false };
+            if let Err(StreamAbort(why)) = stage.frame(frame, &mut out) {
+                assert!(why.contains("mask.archives: pass"), "{why}");
+                assert!(out.iter().map(|frame| frame.data.len()).sum::<usize>() < 512);
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn archives_are_refused_unless_they_may_pass() {
+        let mut archive = vec![0; 1024];
+        archive[..8].copy_from_slice(b"file.txt");
+        archive[257..262].copy_from_slice(b"ustar");
+        let default = || MaskConfig::default().packs;
+        let bytes: Vec<&[u8]> = archive.chunks(1).collect();
+        for command in [&["tar", "cf", "-", "x"][..], &["sh", "-c", "tar cf - x"]] {
+            assert!(is_refused(default(), command, &[&archive]).await);
+            assert!(is_refused(default(), command, &bytes).await);
+            assert!(!is_refused(vec![Pack::KubernetesSecrets], command, &[&archive]).await);
+        }
+        assert!(is_refused(default(), &["/bin/tar", "cjf", "-", "x"], &[b"BZh91AY"]).await);
+        assert!(is_refused(default(), &["tar", "czf", "-"], &[b"\x1f\x8b\x08\0"]).await);
+        assert!(!is_refused(default(), &["tar", "tf", "x"], &[b"file.txt\n"]).await);
+        assert!(!is_refused(default(), &["cat", "x"], &[b"binary\0", &[0; 1024]]).await);
+        assert!(!is_refused(default(), &["cat", "x"], &[&[b'x'; 257], b"ustat", b"ustar"]).await);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use portcullis_core::RequestInfo;
 use super::{
     Action, Caller, Limits, MaskConfig, Pack, Rule, Scope, Subjects,
     automaton::Automaton,
-    config::{Compare, OnWrite, WhenUnknown},
+    config::{Archives, Compare, OnWrite, WhenUnknown},
     glob::Globs,
     path::{Step, parse},
     subject::{Labels, Subject},
@@ -35,6 +35,7 @@ pub(super) struct Compiled {
     pub(super) labels: Labels,
     pub(super) key: MaskKey,
     pub(super) on_write: OnWrite,
+    pub(super) archives: Archives,
     pub(super) limits: Limits,
     pub(super) pass_content_types: Vec<String>,
 }
@@ -146,6 +147,7 @@ impl Rules {
             labels: compiler.labels,
             key,
             on_write: config.on_write,
+            archives: config.archives,
             limits: config.limits.clone(),
             pass_content_types: config.pass_content_types.clone(),
         })))

@@ -17,6 +17,8 @@ pub struct MaskConfig {
     pub rules: Vec<Rule>,
     /// What happens to a write that carries mask tokens.
     pub on_write: OnWrite,
+    /// What happens to archives that commands print, such as `kubectl cp` has them printed.
+    pub archives: Archives,
     /// How much may be asked of memory.
     pub limits: Limits,
     /// Content types that pass although they cannot be read, such as `image/*`. Never those of the Kubernetes API.
@@ -29,6 +31,7 @@ impl Default for MaskConfig {
             packs: vec![Pack::KubernetesSecrets, Pack::LogsAndExec],
             rules: Vec::new(),
             on_write: OnWrite::default(),
+            archives: Archives::default(),
             limits: Limits::default(),
             pass_content_types: Vec::new(),
         }
@@ -45,6 +48,18 @@ pub enum OnWrite {
     /// Each token is replaced by the value that it stands for, if it stands where that value stands in the live object, which is
     /// read with the caller's own rights; any other token is refused. What people approve, and what is recorded, has the tokens.
     Restore,
+}
+
+/// What happens to an archive (`tar`) in the output of a command, where rules look into that output. Nothing can be replaced in
+/// an archive without breaking it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Archives {
+    /// The stream ends with an error that says so: `kubectl cp` from a pod does not work. Copying to a pod does.
+    #[default]
+    Refuse,
+    /// It passes, whatever is in it.
+    Pass,
 }
 
 /// A ready-made set of rules; its name is the name of its rule set, too.

@@ -11,7 +11,9 @@ mod subject;
 pub(crate) use automaton::StateId;
 pub use compile::Rules;
 pub(crate) use compile::{Accept, Anchor, RuleBits, RuleId};
-pub use config::{Action, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Subjects, WhenUnknown, Where};
+pub use config::{
+    Action, Archives, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Subjects, WhenUnknown, Where,
+};
 pub use scope::{Caller, Scope};
 pub(crate) use scope::{TextPlan, Value};
 pub(crate) use subject::{Object, Said};

@@ -8,7 +8,7 @@ use http::Extensions;
 use portcullis_core::{Grant, Identity, RequestInfo, Verdict};
 
 use super::{
-    Action, Limits, Pack, RuleBits, RuleId, Rules, StateId,
+    Action, Archives, Limits, Pack, RuleBits, RuleId, Rules, StateId,
     automaton::Automaton,
     compile::{Accept, CompiledRule},
     subject::{Object, Said, Subject},
@@ -198,6 +198,11 @@ impl Scope {
             || self
                 .active_rules()
                 .any(|(_, rule)| rule.rule.is_structural() && !packs.contains(&rule.set.as_str()))
+    }
+
+    /// Whether an archive may pass where text is looked into.
+    pub(crate) fn passes_archives(&self) -> bool {
+        self.rules.0.archives == Archives::Pass
     }
 
     pub(crate) fn passes_content_type(&self, content_type: &str) -> bool {
