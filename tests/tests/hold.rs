@@ -213,6 +213,8 @@ async fn what_the_server_would_refuse_nobody_is_asked_about() {
         agent.run(&["create", "clusterrolebinding", &name, "--clusterrole=cluster-admin", "--user=jo"]);
     let said = escalates.await.fails();
     assert!(said.contains("forbidden") && said.contains("agent-ci"), "{said}");
+    // What is missing is said in full: Go's way of printing lists is no echo of a body.
+    assert!(said.contains(r#"{APIGroups:["*"], Resources:["*"], Verbs:["*"]}"#), "{said}");
     let role = agent.run(&["create", "clusterrole", &name, "--verb=get", "--resource=pods"]).await.fails();
     assert!(role.contains("forbidden") && role.contains("agent-ci"), "{role}");
 

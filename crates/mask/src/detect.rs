@@ -512,9 +512,11 @@ pub(crate) fn echoes(text: &str, detector: Detector) -> Vec<Range<usize>> {
     }
 }
 
-/// From the first object that begins with a quoted key, to the last closing bracket, or to the end.
+/// From the first object that begins with a quoted key and a colon, to the last closing bracket, or to the end. Go prints lists of
+/// names as `["a" "b"]`, and structs without quotes: those are no echoes.
 fn echoed_json(text: &str) -> Option<Range<usize>> {
-    static START: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#"[\[{]\s*\{?\s*\\*""#).ok());
+    static START: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r#"(?:\[\s*)?\{\s*\\*"[^"]*"\s*(?::|$)"#).ok());
     let start = match START.as_ref() {
         Some(start) => start.find(text)?.start(),
         None => text.find(['{', '['])?,

@@ -177,7 +177,7 @@ impl Scope {
     /// Whether rules apply that may leave no token where a value was: such as drop it, or meet numbers. Those of the packs meet
     /// strings only.
     pub(crate) fn may_leave_no_token(&self) -> bool {
-        let packs = [Pack::KubernetesSecrets.name(), Pack::KnownFormats.name()];
+        let packs = [Pack::KubernetesSecrets, Pack::LogsAndExec, Pack::Pii].map(Pack::name);
         self.active_rules().any(|(_, rule)| {
             rule.rule.is_structural() && rule.rule.detectors.is_empty() && !packs.contains(&rule.set.as_str())
         })
