@@ -335,7 +335,10 @@ mod tests {
     use super::*;
     use crate::{Caller, MaskConfig, MaskKey, Pack, Rules, Scope, detect::next_suspicion, piece::join};
 
-    static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
+    static SCOPE: LazyLock<Scope> = LazyLock::new(|| scope(vec![Pack::LogsAndExec, Pack::Pii]));
+    static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(|| scope(MaskConfig::default().packs));
+
+    fn scope(packs: Vec<Pack>) -> Scope {
         let log = RequestInfo {
             is_resource_request: true,
             verb: "get".into(),
@@ -344,16 +347,16 @@ mod tests {
             ..RequestInfo::default()
         };
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
-        let config = MaskConfig { packs: vec![Pack::LogsAndExec, Pack::Pii], ..MaskConfig::default() };
+        let config = MaskConfig { packs, ..MaskConfig::default() };
         Rules::new(&config, key).unwrap().scope(&log, Caller::default())
-    });
+    }
 
     const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl";
     const GITHUB: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
     const KEY: &str = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nAwEHoUQD\n-----END EC PRIVATE KEY-----";
 
-    fn mask(chunks: &[&[u8]], interactive: bool) -> Vec<u8> {
-        let scan = TextScan::new(SCOPE.text_plan(false));
+    fn mask(scope: &Scope, chunks: &[&[u8]], interactive: bool) -> Vec<u8> {
+        let scan = TextScan::new(scope.text_plan(false));
         let mut scan = if interactive { scan.interactive() } else { scan };
         let mut pieces = Vec::new();
         for chunk in chunks {
@@ -369,17 +372,17 @@ mod tests {
     }
 
     fn check(text: &str, expected: &str) {
-        let whole = mask(&[text.as_bytes()], false);
+        let whole = mask(&SCOPE, &[text.as_bytes()], false);
         assert_eq!(without_digits(&whole), expected, "{text}");
         if text != expected {
             assert!(next_suspicion(text.as_bytes(), 0).is_some(), "{text}");
         }
         for cut in 0..text.len() {
             let (left, right) = text.as_bytes().split_at(cut);
-            assert_eq!(mask(&[left, right], false), whole, "{text} cut at {cut}");
+            assert_eq!(mask(&SCOPE, &[left, right], false), whole, "{text} cut at {cut}");
         }
         let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
-        assert_eq!(mask(&bytes, false), whole, "{text} by the byte");
+        assert_eq!(mask(&SCOPE, &bytes, false), whole, "{text} by the byte");
     }
 
     #[test]
@@ -428,7 +431,7 @@ mod tests {
             r##"{"AccessKeyId":"#","SecretAccessKey":"#"}"##,
         );
         let account = r#"{"type": "service_account", "private_key_id": "0123456789abcdef0123456789abcdef01234567", "private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n-----END PRIVATE KEY-----\n", "client_id": "1"}"#;
-        let masked = without_digits(&mask(&[account.as_bytes()], false));
+        let masked = without_digits(&mask(&SCOPE, &[account.as_bytes()], false));
         assert!(!masked.contains("MIIE") && masked.ends_with(r#""client_id": "1"}"#), "{masked}");
         check(account, &masked);
         for text in [
@@ -584,6 +587,25 @@ mod tests {
         }
     }
 
+    /// What software says and what people deploy, all of it harmless, and much of it about passwords and tokens.
+    #[test]
+    fn an_ordinary_corpus_passes_the_default_packs() {
+        let corpus =
+            [include_str!("../tests/corpus/logs.txt"), include_str!("../tests/corpus/manifests.yaml")];
+        let hits: Vec<String> = corpus
+            .iter()
+            .flat_map(|text| text.lines())
+            .filter(|line| {
+                mask(&DEFAULT_SCOPE, &[line.as_bytes(), b"\n"], false) != format!("{line}\n").as_bytes()
+            })
+            .map(|line| without_digits(&mask(&DEFAULT_SCOPE, &[line.as_bytes()], false)))
+            .collect();
+        assert!(hits.is_empty(), "{hits:#?}");
+        for text in corpus {
+            assert_eq!(mask(&DEFAULT_SCOPE, &[text.as_bytes()], false), text.as_bytes());
+        }
+    }
+
     #[test]
     fn a_run_without_end_is_masked_in_bounded_memory() {
         let mut scan = TextScan::new(SCOPE.text_plan(false));
@@ -617,12 +639,12 @@ mod tests {
             assert_eq!(join(&pieces), typed.as_bytes());
         }
         let bytes: Vec<&[u8]> = GITHUB.as_bytes().chunks(1).collect();
-        let shown = String::from_utf8(mask(&bytes, true)).unwrap();
+        let shown = String::from_utf8(mask(&SCOPE, &bytes, true)).unwrap();
         assert!(
             shown.starts_with("ghp_masked:known-formats:") && !shown.contains("0123456789abcdefghijk"),
             "{shown}"
         );
-        assert_eq!(without_digits(&mask(&[format!("$ {GITHUB}\n").as_bytes()], true)), "$ #\n");
+        assert_eq!(without_digits(&mask(&SCOPE, &[format!("$ {GITHUB}\n").as_bytes()], true)), "$ #\n");
     }
 
     fn fragments() -> impl Strategy<Value = String> {
@@ -685,8 +707,8 @@ mod tests {
             at.extend([0, text.len()]);
             at.sort_unstable();
             let chunks: Vec<&[u8]> = at.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
-            let whole = mask(&[text.as_bytes()], false);
-            let cut = mask(&chunks, interactive);
+            let whole = mask(&SCOPE, &[text.as_bytes()], false);
+            let cut = mask(&SCOPE, &chunks, interactive);
             if !interactive {
                 prop_assert_eq!(&cut, &whole);
             }

@@ -123,7 +123,8 @@ pub(super) fn authorization(run: &Run<'_>) -> Secret {
 /// What is given as a password: long enough, and neither a word of a message nor what stands for a password elsewhere.
 pub(super) fn password(run: &Run<'_>) -> Secret {
     /// What messages say of passwords in one word.
-    const SAID: [&str; 12] = [
+    const SAID: [&str; 13] = [
+        "password",
         "required",
         "forbidden",
         "incorrect",
@@ -201,8 +202,10 @@ fn is_placeholder(text: &[u8]) -> bool {
         || is_variable
         || contains(b"{{")
         || contains(b"$(")
+        || (first == b'$' && contains(b"{"))
         || contains(b"${")
         || text.ends_with(b"(")
+        || text.ends_with(b"[")
         || text.ends_with(b"()")
         || text.eq_ignore_ascii_case(b"redacted")
         || text == b"%s"
