@@ -584,6 +584,9 @@ mod tests {
     #[test]
     fn echoed_bodies_are_found() {
         let json = Detector::EchoedJson;
+        let rbac =
+            r#"user "a" (groups=["agents" "b"]) is attempting to grant: {APIGroups:["*"], Verbs:["*"]}"#;
+        check(rbac, json, &[]);
         check(
             r#"Object 'Kind' is missing in '{"apiVersion":"v1","data":{"p":"aHVudGVyMg=="}}'"#,
             json,
