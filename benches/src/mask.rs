@@ -99,7 +99,7 @@ pub(crate) fn stream(args: &MaskStreamArgs) -> Result<(), AnyError> {
     while passed < LARGE {
         for chunk in chunks(&items) {
             masker.push(chunk, &mut pieces)?;
-            passed += black_box(&pieces).iter().map(|piece| length(piece)).sum::<usize>();
+            passed += black_box(&pieces).iter().map(length).sum::<usize>();
             pieces.clear();
         }
         masker.push(if passed < LARGE { comma.clone() } else { Bytes::new() }, &mut pieces)?;
@@ -184,7 +184,7 @@ fn item(metadata: &Value, members: &[(&str, Value)]) -> String {
 
 /// In turn a login of 1 kB, and a certificate with its key of 7 kB.
 fn secret(index: usize) -> String {
-    if index % 2 == 0 {
+    if index.is_multiple_of(2) {
         let data = json!({ "username": "YWRtaW4=", "password": format!("aHVudGVyMi0{index:05}") });
         return item(&metadata("secret", index), &[("data", data), ("type", "Opaque".into())]);
     }

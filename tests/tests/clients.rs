@@ -108,6 +108,7 @@ async fn an_informer_that_speaks_protobuf_only_goes_on_when_the_gateway_does() {
 }
 
 /// A controller outlives its gateway, and it never gets a Secret's value.
+#[expect(clippy::unwrap_used, reason = "without it there is no test")]
 async fn an_informer_goes_on_in(content_type: &str) {
     let cluster = Cluster::from_env();
     let informer = go_program("informer").await;

@@ -10,6 +10,7 @@ use portcullis_wire::{ProtobufObject, rewrite_protobuf_object};
 use serde_json::Value;
 
 /// Where the published objects are: in the module that the cluster is built from.
+#[expect(clippy::expect_used, reason = "without it there is no test")]
 fn published() -> PathBuf {
     let go = std::process::Command::new("go")
         .args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/api"])
@@ -21,6 +22,7 @@ fn published() -> PathBuf {
 }
 
 /// Each kind's name, JSON and protobuf.
+#[expect(clippy::expect_used, reason = "without it there is no test")]
 fn objects() -> Vec<(String, Value, Bytes)> {
     let mut objects = Vec::new();
     for file in std::fs::read_dir(published()).expect("the published objects") {
