@@ -233,7 +233,7 @@ fn search(scope: &Scope, text: Vec<u8>) -> Vec<u8> {
     }
     let mut scan = TextScan::new(scope.copy_plan());
     let mut pieces = Vec::new();
-    scan.push(text.into(), &mut pieces);
+    scan.push(scope.replace_patterns_in_copy(text.into()), &mut pieces);
     scan.finish(&mut pieces);
     join(&pieces)
 }

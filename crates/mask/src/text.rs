@@ -25,7 +25,20 @@ pub(crate) struct TextScan {
     before: Option<u8>,
     inside: Inside,
     interactive: bool,
+    lines: Lines,
 }
+
+/// What patterns have not looked at yet.
+#[derive(Default)]
+struct Lines {
+    /// The beginning of a line.
+    held: BytesMut,
+    /// Whether the rest of a line is left out that is too long.
+    overlong: bool,
+}
+
+/// A line longer than this counts as a secret if there are patterns: nothing waits for more.
+const LONGEST_LINE: usize = 16 << 10;
 
 #[derive(Clone, Copy)]
 enum Inside {
@@ -41,7 +54,15 @@ const FOOTER: usize = 96;
 
 impl TextScan {
     pub(crate) fn new(plan: TextPlan) -> Self {
-        Self { plan, held: Bytes::new(), passed: 0, before: None, inside: Inside::Text, interactive: false }
+        Self {
+            plan,
+            held: Bytes::new(),
+            passed: 0,
+            before: None,
+            inside: Inside::Text,
+            interactive: false,
+            lines: Lines::default(),
+        }
     }
 
     /// For terminals: a typed character is never held back because some secret begins with it. The constant with which a
@@ -53,17 +74,49 @@ impl TextScan {
 
     /// Takes a chunk and hands on what is safe.
     pub(crate) fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) {
+        let chunk = if self.plan.has_patterns() { self.whole_lines(&chunk, false) } else { chunk };
         self.scan(chunk, false, out);
     }
 
     /// Nothing more comes: hands on the rest.
     pub(crate) fn finish(&mut self, out: &mut Vec<Piece>) {
-        self.scan(Bytes::new(), true, out);
+        let rest = if self.plan.has_patterns() { self.whole_lines(b"", true) } else { Bytes::new() };
+        self.scan(rest, true, out);
     }
 
     /// How many values each rule replaced since it was last asked.
     pub(crate) fn take_counts(&mut self) -> Vec<(String, u64)> {
         self.plan.take_counts()
+    }
+
+    /// Replaces what patterns match in the lines that have ended. A terminal does not wait for the end.
+    fn whole_lines(&mut self, chunk: &[u8], last: bool) -> Bytes {
+        let mut masked = BytesMut::with_capacity(self.lines.held.len() + chunk.len());
+        for part in chunk.split_inclusive(|byte| *byte == b'\n') {
+            let (text, end) = part.split_at(part.len() - usize::from(part.ends_with(b"\n")));
+            if !self.lines.overlong {
+                self.lines.held.extend_from_slice(text);
+            }
+            if self.lines.held.len() > LONGEST_LINE {
+                self.lines = Lines { held: BytesMut::new(), overlong: true };
+                masked.extend_from_slice(self.plan.overlong().as_bytes());
+            }
+            if !end.is_empty() {
+                self.end_line(&mut masked);
+                masked.extend_from_slice(end);
+            }
+        }
+        if last || (self.interactive && !self.lines.overlong) {
+            self.end_line(&mut masked);
+        }
+        masked.freeze()
+    }
+
+    fn end_line(&mut self, masked: &mut BytesMut) {
+        let mut line = std::mem::take(&mut self.lines).held;
+        let text = line.split_to(line.len() - usize::from(line.ends_with(b"\r")));
+        masked.extend_from_slice(&self.plan.replace_patterns(text.freeze()));
+        masked.extend_from_slice(&line);
     }
 
     fn scan(&mut self, chunk: Bytes, last: bool, out: &mut Vec<Piece>) {
@@ -338,17 +391,20 @@ mod tests {
     static SCOPE: LazyLock<Scope> = LazyLock::new(|| scope(vec![Pack::LogsAndExec, Pack::Pii]));
     static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(|| scope(MaskConfig::default().packs));
 
-    fn scope(packs: Vec<Pack>) -> Scope {
-        let log = RequestInfo {
+    fn log() -> RequestInfo {
+        RequestInfo {
             is_resource_request: true,
             verb: "get".into(),
             resource: "pods".into(),
             subresource: "log".into(),
             ..RequestInfo::default()
-        };
+        }
+    }
+
+    fn scope(packs: Vec<Pack>) -> Scope {
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
         let config = MaskConfig { packs, ..MaskConfig::default() };
-        Rules::new(&config, key).unwrap().scope(&log, Caller::default())
+        Rules::new(&config, key).unwrap().scope(&log(), Caller::default())
     }
 
     const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl";
@@ -645,6 +701,55 @@ mod tests {
             "{shown}"
         );
         assert_eq!(without_digits(&mask(&SCOPE, &[format!("$ {GITHUB}\n").as_bytes()], true)), "$ #\n");
+    }
+
+    fn with_patterns() -> Scope {
+        let config: MaskConfig = serde_yaml::from_str(
+            r#"{packs: [logs-and-exec], rules: [
+                {name: tickets, resources: [pods/log], patterns: ['\bTICKET-[0-9]+\b', 'T-[0-9]{4,}$']},
+                {name: hex, resources: [pods/log], patterns: ['ET-[0-9a-f]+', '^line .* secret$']}]}"#,
+        )
+        .unwrap();
+        Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap().scope(&log(), Caller::default())
+    }
+
+    #[test]
+    fn patterns_are_looked_for_line_by_line() {
+        let scope = with_patterns();
+        let text = format!(
+            "a TICKET-17 b\nTICKET-1234abc\r\nline one secret\r\nline two\nsecret {GITHUB}\n{}\nTICKET-9",
+            "x".repeat(LONGEST_LINE + 1)
+        );
+        let whole = mask(&scope, &[text.as_bytes()], false);
+        let shown = regex::Regex::new("masked:([a-z-]+):(?:[0-9a-f]{16}|redacted)").unwrap();
+        let shown = shown.replace_all(std::str::from_utf8(&whole).unwrap(), "#$1").into_owned();
+        assert_eq!(
+            shown,
+            "a #tickets b\nTICK#hex\r\n#hex\r\nline two\nsecret #known-formats\n#tickets\n#tickets"
+        );
+        let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(mask(&scope, &bytes, false), whole);
+        for size in [7, 1000, LONGEST_LINE] {
+            let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+            assert_eq!(mask(&scope, &chunks, false), whole);
+        }
+    }
+
+    #[test]
+    fn patterns_hold_a_line_but_not_in_a_terminal() {
+        let scope = with_patterns();
+        let mut pieces = Vec::new();
+        let mut scan = TextScan::new(scope.text_plan(false));
+        scan.push(Bytes::from_static(b"one\ntwo TICK"), &mut pieces);
+        assert_eq!(join(&pieces), b"one\n");
+        for _ in 0..100 {
+            scan.push(Bytes::from(vec![b'a'; 1 << 10]), &mut pieces);
+            assert!(scan.lines.held.len() <= LONGEST_LINE + (1 << 10));
+        }
+        let mut pieces = Vec::new();
+        let mut scan = TextScan::new(scope.text_plan(false)).interactive();
+        scan.push(Bytes::from_static(b"$ "), &mut pieces);
+        assert_eq!(join(&pieces), b"$ ");
     }
 
     fn fragments() -> impl Strategy<Value = String> {

@@ -131,7 +131,7 @@ impl Core {
     /// detectors.
     fn judge(&mut self, waiting: &mut Waiting) -> Option<Fate> {
         self.settle(&mut waiting.candidates);
-        let searches = |core: &Self, rule: RuleId| !core.scope.detectors(rule).is_empty();
+        let searches = |core: &Self, rule: RuleId| core.scope.searches(rule);
         for (number, candidate) in waiting.candidates.iter().enumerate() {
             if !searches(self, candidate.rule) {
                 return candidate.is_certain().then_some(Fate::Replace(number));

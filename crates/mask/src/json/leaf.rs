@@ -166,7 +166,7 @@ impl Leaf {
         };
         for candidate in &self.candidates {
             let wanted = match scope.action(candidate.rule) {
-                _ if !scope.detectors(candidate.rule).is_empty() => Need::Text,
+                _ if scope.searches(candidate.rule) => Need::Text,
                 Action::Hash => Need::Digest { base64: candidate.base64 },
                 Action::Partial => Need::Text,
                 Action::Redact | Action::Drop => Need::Nothing,

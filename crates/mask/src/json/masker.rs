@@ -322,8 +322,7 @@ impl Core {
         self.leaf.original.clear();
         self.leaf.original_len = 0;
         let first = self.leaf.candidates.first();
-        self.leaf.certain =
-            first.is_some_and(|first| first.is_certain() && self.scope.detectors(first.rule).is_empty());
+        self.leaf.certain = first.is_some_and(|first| first.is_certain() && !self.scope.searches(first.rule));
     }
 
     fn pass_to(&mut self, end: usize) {
@@ -674,7 +673,7 @@ impl Handler for Core {
         // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
         self.leaf.nested = None;
         let scope = &self.scope;
-        self.leaf.candidates.retain(|candidate| scope.detectors(candidate.rule).is_empty());
+        self.leaf.candidates.retain(|candidate| !scope.searches(candidate.rule));
         self.leaf.masking = scalar != Scalar::Null && !self.leaf.candidates.is_empty();
         self.leaf.active = self.leaf.masking;
         self.leaf.scalar = Some(scalar);

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use portcullis_core::RequestInfo;
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     Action, Caller, Limits, MaskConfig, Pack, Rule, Scope, Subjects,
@@ -48,6 +49,7 @@ pub(super) struct CompiledRule {
     pub(super) kinds: u64,
     pub(super) only_for: Option<Subject>,
     pub(super) except: Option<Subject>,
+    pub(super) patterns: Vec<Regex>,
 }
 
 /// What a path stands for.
@@ -126,7 +128,8 @@ impl Rules {
             let kinds = compiler.add(&place, &rule, compiled.len())?;
             let only_for = compiler.subject(&format!("{place}.for"), &rule.only_for)?;
             let except = compiler.subject(&format!("{place}.except"), &rule.except)?;
-            compiled.push(CompiledRule { rule, set, default, kinds, only_for, except });
+            let patterns = patterns(&place, &rule)?;
+            compiled.push(CompiledRule { rule, set, default, kinds, only_for, except, patterns });
         }
         compiler.patterns_of_kubernetes();
         let automaton = Automaton::new(&compiler.patterns)
@@ -191,6 +194,25 @@ impl Pack {
     }
 }
 
+/// How much memory one pattern may take, compiled.
+const PATTERN_BYTES: usize = 1 << 20;
+
+fn patterns(place: &str, rule: &Rule) -> Result<Vec<Regex>, ConfigError> {
+    let compile = |(number, pattern): (usize, &String)| {
+        let wrong = |message: String| ConfigError::new(format!("{place}.patterns[{number}]"), message);
+        let compiled = RegexBuilder::new(pattern)
+            .size_limit(PATTERN_BYTES)
+            .dfa_size_limit(PATTERN_BYTES)
+            .build()
+            .map_err(|error| wrong(error.to_string()))?;
+        match compiled.is_match(b"") {
+            true => Err(wrong("it matches nothing at all, which is everywhere".to_owned())),
+            false => Ok(compiled),
+        }
+    };
+    rule.patterns.iter().enumerate().map(compile).collect()
+}
+
 #[derive(Default)]
 struct Compiler {
     patterns: Vec<(Vec<Step>, Accept)>,
@@ -218,8 +240,9 @@ impl Compiler {
         {
             return Err(wrong("name", "must be a DNS label: lower-case letters, digits and `-`"));
         }
-        if !rule.is_structural() && rule.detectors.is_empty() {
-            return Err(wrong("paths", "the rule selects nothing: give `paths`, `keys` or `detectors`"));
+        if !rule.is_structural() && rule.detectors.is_empty() && rule.patterns.is_empty() {
+            let message = "the rule selects nothing: give `paths`, `keys`, `detectors` or `patterns`";
+            return Err(wrong("paths", message));
         }
         if !rule.is_structural() && !rule.detectors.iter().all(|detector| detector.streams()) {
             return Err(wrong("detectors", "`echoed-…` works on whole strings only: give `paths`"));
@@ -449,7 +472,7 @@ mod tests {
         );
         check(
             "rules: [{name: a}]",
-            Some("rules[0].paths: the rule selects nothing: give `paths`, `keys` or `detectors`"),
+            Some("rules[0].paths: the rule selects nothing: give `paths`, `keys`, `detectors` or `patterns`"),
         );
         check(
             "rules: [{name: a, paths: [a, 'b..c']}]",

@@ -130,7 +130,8 @@ impl Default for Limits {
 
 /// Which values are masked, for whom, and how.
 ///
-/// A rule selects values by `paths`, by `keys`, or, given neither, by `detectors` in plain text. It applies to the requests
+/// A rule selects values by `paths`, by `keys`, or, given neither, by `detectors` and `patterns` in
+/// plain text. It applies to the requests
 /// that its `resources` or `urls` name (to all, if it names neither), and wherever an object of its `kinds` is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -168,6 +169,11 @@ pub struct Rule {
     /// What to look for in the strings that the rule selects: only what is found is replaced, not the whole value.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub detectors: Vec<Detector>,
+    /// Regular expressions (of the `regex` crate) of your own, beside `detectors`. In strings they see the whole string; in plain
+    /// text they see a line at a time, which is held until its end has come (outside terminals), and is replaced as a whole
+    /// if it is longer than 16 KiB.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<String>,
     /// Only for these.
     #[serde(rename = "for", skip_serializing_if = "Subjects::is_empty")]
     pub only_for: Subjects,
@@ -206,6 +212,13 @@ impl Rule {
     #[must_use]
     pub fn detector(mut self, detector: Detector) -> Self {
         self.detectors.push(detector);
+        self
+    }
+
+    /// Looks for what matches this regular expression in what the rule selects.
+    #[must_use]
+    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
         self
     }
 

@@ -303,10 +303,17 @@ impl Scope {
         self.rules.0.rules[rule as usize].detectors()
     }
 
+    /// Whether a rule replaces only what is found in a string.
+    pub(crate) fn searches(&self, rule: RuleId) -> bool {
+        let rule = &self.rules.0.rules[rule as usize];
+        !(rule.detectors().is_empty() && rule.patterns.is_empty())
+    }
+
     /// Whether a rule only searches strings, for what shows itself by a mark ([`next_suspicion`](crate::detect::next_suspicion)).
     pub(crate) fn searches_only_marks(&self, rule: RuleId) -> bool {
         let detectors = self.detectors(rule);
-        !detectors.is_empty() && detectors.iter().all(|detector| detector.streams())
+        let patterns = &self.rules.0.rules[rule as usize].patterns;
+        !detectors.is_empty() && patterns.is_empty() && detectors.iter().all(|detector| detector.streams())
     }
 
     pub(crate) fn holds_unknown(&self, rule: RuleId) -> bool {
@@ -364,18 +371,22 @@ impl Scope {
         token::token(self.name(rule), &format!("****{}", shown.iter().collect::<String>()))
     }
 
-    /// Replaces what a rule's detectors find in a string; `None` if nothing was found.
+    /// Replaces what a rule's patterns and detectors find in a string; `None` if nothing was found.
     pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &Bytes) -> Option<(String, u64)> {
         if self.searches_only_marks(rule) && next_suspicion(text.as_bytes(), 0).is_none() {
             return None;
         }
         let plan = self.detectors(rule).iter().map(|detector| (*detector, Some(rule))).collect();
-        let mut plan =
-            TextPlan { scope: self.clone(), rules: plan, binding: binding.clone(), counts: Vec::new() };
+        let patterns = vec![rule];
+        let binding = binding.clone();
+        let mut plan = TextPlan { scope: self.clone(), rules: plan, patterns, binding, counts: Vec::new() };
+        // What people have described themselves goes first: in tokens it is not to be found.
+        let text = plan.replace_patterns(Bytes::copy_from_slice(text.as_bytes()));
+        plan.patterns.clear();
         // Formats first: they know where a secret ends. What merely looks encoded may be part of one, and would hide the rest.
-        let mut scan = TextScan::new(plan.clone());
+        let mut scan = TextScan::new(TextPlan { counts: Vec::new(), ..plan.clone() });
         let mut pieces = Vec::new();
-        scan.push(Bytes::copy_from_slice(text.as_bytes()), &mut pieces);
+        scan.push(text, &mut pieces);
         scan.finish(&mut pieces);
         let mut redacted = String::from_utf8_lossy(&join(&pieces)).into_owned();
         for detector in self.detectors(rule).iter().copied().filter(|detector| !detector.streams()) {
@@ -393,8 +404,7 @@ impl Scope {
     pub(crate) fn redact_message(&self, text: &str) -> (String, Vec<(String, u64)>) {
         let mut redacted = text.to_owned();
         let mut counts = Vec::new();
-        let looking = self.active_rules().filter(|(_, rule)| !rule.detectors().is_empty());
-        for (id, rule) in looking {
+        for (id, rule) in self.active_rules().filter(|(id, _)| self.searches(*id)) {
             if let Some((better, count)) = self.redact_text(id, &redacted, &self.binding(b"", b"", b"")) {
                 redacted = better;
                 counts.push((rule.rule.name.clone(), count));
@@ -406,14 +416,19 @@ impl Scope {
     /// What is looked for in plain text. With `messages`, also what rules look for in strings.
     pub(crate) fn text_plan(&self, messages: bool) -> TextPlan {
         let mut rules: Vec<(Detector, Option<RuleId>)> = Vec::new();
+        let mut patterns = Vec::new();
         for (id, rule) in self.active_rules().filter(|(_, rule)| messages || !rule.rule.is_structural()) {
+            if !rule.patterns.is_empty() {
+                patterns.push(id);
+            }
             for detector in rule.detectors().iter().filter(|detector| detector.streams()) {
                 if !rules.iter().any(|(known, _)| known == detector) {
                     rules.push((*detector, Some(id)));
                 }
             }
         }
-        TextPlan { scope: self.clone(), rules, binding: self.binding(b"", b"", b""), counts: Vec::new() }
+        let binding = self.binding(b"", b"", b"");
+        TextPlan { scope: self.clone(), rules, patterns, binding, counts: Vec::new() }
     }
 }
 
@@ -424,7 +439,15 @@ impl Scope {
     /// For copies of requests: all that is a credential is looked for.
     pub(crate) fn copy_plan(&self) -> TextPlan {
         let rules = Detector::of_credentials().map(|detector| (detector, None)).collect();
-        TextPlan { scope: self.clone(), rules, binding: Bytes::new(), counts: Vec::new() }
+        let (scope, patterns) = (self.clone(), Vec::new());
+        TextPlan { scope, rules, patterns, binding: Bytes::new(), counts: Vec::new() }
+    }
+
+    /// Replaces, in a copy of a request, what the patterns of any rule match.
+    pub(crate) fn replace_patterns_in_copy(&self, text: Bytes) -> Bytes {
+        let rules = self.rules.0.rules.iter().enumerate();
+        let patterns = rules.filter(|(_, rule)| !rule.patterns.is_empty()).map(|(id, _)| id as RuleId);
+        replace_patterns(self, &patterns.collect::<Vec<_>>(), text, |_, secret| self.copy_token(secret))
     }
 
     /// What stands for a value in a copy of a request.
@@ -466,6 +489,8 @@ pub(crate) struct TextPlan {
     scope: Scope,
     /// `None` where no rule asks for it: in copies of requests, which are searched for everything.
     rules: Vec<(Detector, Option<RuleId>)>,
+    /// The rules whose patterns are looked for.
+    patterns: Vec<RuleId>,
     binding: Bytes,
     counts: Vec<(RuleId, u64)>,
 }
@@ -473,7 +498,33 @@ pub(crate) struct TextPlan {
 impl TextPlan {
     /// Whether nothing is looked for.
     pub(crate) fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.is_empty() && self.patterns.is_empty()
+    }
+
+    /// Whether text is looked at line by line.
+    pub(crate) fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// Replaces what patterns match.
+    pub(crate) fn replace_patterns(&mut self, text: Bytes) -> Bytes {
+        let (scope, patterns) = (self.scope.clone(), std::mem::take(&mut self.patterns));
+        let masked = replace_patterns(&scope, &patterns, text, |rule, secret| self.value(rule, secret));
+        self.patterns = patterns;
+        masked
+    }
+
+    /// What stands for a line that is too long to be looked at.
+    pub(crate) fn overlong(&mut self) -> String {
+        let Some(rule) = self.patterns.first().copied() else { return String::new() };
+        self.count(rule);
+        token::token(self.scope.name(rule), "redacted")
+    }
+
+    fn value(&mut self, rule: RuleId, secret: &[u8]) -> String {
+        self.count(rule);
+        let value = Value::Text(secret);
+        self.scope.replacement(rule, false, &self.binding, b"text", value).unwrap_or_default()
     }
 
     pub(crate) fn looks_for(&self, detector: Detector) -> bool {
@@ -483,11 +534,7 @@ impl TextPlan {
     /// What a secret is replaced with.
     pub(crate) fn replacement(&mut self, detector: Detector, secret: &[u8]) -> String {
         match self.owner(detector) {
-            Some(Some(rule)) => {
-                self.count(rule);
-                let value = Value::Text(secret);
-                self.scope.replacement(rule, false, &self.binding, b"text", value).unwrap_or_default()
-            }
+            Some(Some(rule)) => self.value(rule, secret),
             Some(None) => self.scope.copy_token(secret),
             None => String::new(),
         }
@@ -521,6 +568,39 @@ impl TextPlan {
             None => self.counts.push((rule, 1)),
         }
     }
+}
+
+/// Replaces what the patterns of these rules match, each match once: where two overlap, all of both goes.
+fn replace_patterns(
+    scope: &Scope,
+    rules: &[RuleId],
+    text: Bytes,
+    mut replacement: impl FnMut(RuleId, &[u8]) -> String,
+) -> Bytes {
+    let mut found: Vec<(std::ops::Range<usize>, RuleId)> = Vec::new();
+    for rule in rules {
+        for pattern in &scope.rules.0.rules[*rule as usize].patterns {
+            let matches = pattern.find_iter(&text).filter(|matched| !matched.is_empty());
+            found.extend(matches.map(|matched| (matched.range(), *rule)));
+        }
+    }
+    if found.is_empty() {
+        return text;
+    }
+    found.sort_by_key(|(range, _)| range.start);
+    let mut masked = Vec::with_capacity(text.len());
+    let mut done = 0;
+    let mut found = found.into_iter().peekable();
+    while let Some((mut range, rule)) = found.next() {
+        while let Some((more, _)) = found.next_if(|(more, _)| more.start < range.end) {
+            range.end = range.end.max(more.end);
+        }
+        masked.extend_from_slice(&text[done..range.start]);
+        masked.extend_from_slice(replacement(rule, &text[range.clone()]).as_bytes());
+        done = range.end;
+    }
+    masked.extend_from_slice(&text[done..]);
+    masked.into()
 }
 
 #[cfg(test)]
@@ -558,6 +638,40 @@ rules:
         let caller = Caller { identity: identity.as_ref(), verdict: Some(&verdict), ..Caller::default() };
         let scope = rules.scope(&info, caller);
         assert_eq!(scope.rule_names().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn patterns_are_looked_for_in_whole_strings() {
+        let config = r#"{packs: [], rules: [{name: tickets, paths: [a], patterns: ['TICKET-[0-9]+', '(?s)begin.*end'], detectors: [github]}]}"#;
+        let config: MaskConfig = serde_yaml::from_str(config).unwrap();
+        let rules = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap();
+        let scope = rules.scope(&RequestInfo::default(), Caller::default());
+        let mask = |json: &str| {
+            let mut masker = crate::Masker::new(scope.clone());
+            let mut pieces = Vec::new();
+            masker.push(Bytes::copy_from_slice(json.as_bytes()), &mut pieces).unwrap();
+            masker.finish(&mut pieces).unwrap();
+            let digits = regex::Regex::new("masked:tickets:[0-9a-f]{16}").unwrap();
+            digits.replace_all(std::str::from_utf8(&join(&pieces)).unwrap(), "#").into_owned()
+        };
+        let token = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+        assert_eq!(
+            mask(&format!(r#"{{"a":"x TICKET-1, {token}","b":"TICKET-1"}}"#)),
+            r##"{"a":"x #, #","b":"TICKET-1"}"##
+        );
+        assert_eq!(mask(r#"{"a":"x begin\n1\nend y"}"#), r##"{"a":"x # y"}"##);
+        assert_eq!(mask(r#"{"a":"nothing"}"#), r#"{"a":"nothing"}"#);
+        assert_eq!(mask(r#"{"a":17}"#), r#"{"a":17}"#);
+    }
+
+    #[test]
+    fn patterns_that_cannot_be_used_are_refused() {
+        for pattern in ["(", "a*", r"\w{1000}{1000}"] {
+            let rule = crate::Rule::new("x").path("a").pattern(pattern);
+            let config = MaskConfig { rules: vec![rule], ..MaskConfig::default() };
+            let error = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap_err();
+            assert_eq!(error.place(), "rules[0].patterns[0]");
+        }
     }
 
     #[test]
