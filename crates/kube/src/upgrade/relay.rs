@@ -179,8 +179,13 @@ impl Goodbye {
             StreamEnd::Cut(ended) => (ended.to_string(), POLICY_VIOLATION, 401, "Unauthorized"),
             StreamEnd::Aborted(detail) => {
                 tracing::warn!(detail, "stream ended by the gateway");
-                let reason = "what passed could not be read, recorded or masked safely".to_owned();
-                (reason, POLICY_VIOLATION, 500, "InternalError")
+                // What has a code in front is meant for the client; anything else may say too much of the gateway.
+                if detail.starts_with("mask/") {
+                    (detail.clone(), POLICY_VIOLATION, 403, "Forbidden")
+                } else {
+                    let reason = "what passed could not be read, recorded or masked safely".to_owned();
+                    (reason, POLICY_VIOLATION, 500, "InternalError")
+                }
             }
         };
         let reason = format!("portcullis ended the stream: {reason}");
