@@ -1,7 +1,7 @@
 //! What stays open, through the gateway and directly: exec, attach, cp and port-forward over
 //! WebSocket and SPDY, followed logs, and watches.
 
-use portcullis_tests::{Cluster, Finished, Running, Transport, Twin, Twins, free_port};
+use portcullis_tests::{Cluster, Finished, Gateway, Running, Transport, Twin, Twins, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -253,4 +253,27 @@ async fn watches_tell_the_same_events() {
         assert_eq!(seen, [1, 1, 1], "{format}: {said}");
     }
     twins.agree_with_the_server().await;
+}
+
+/// What is in an archive cannot be masked, so it passes only where the configuration says so; the client hears that.
+#[tokio::test]
+async fn archives_are_refused_unless_they_are_let_pass() {
+    let cluster = Cluster::from_env();
+    let gateway = Gateway::configured(&cluster, |config| config["mask"]["archives"] = "refuse".into()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let to = directory.path().join("hosts");
+    for transport in Transport::BOTH {
+        let agent = gateway.kubectl("agent-ci").await.namespace("shop").transport(transport);
+        let copy = agent.run(&["cp", "toolbox:/etc/hosts", &to.to_string_lossy()]).await;
+        let said = copy.err();
+        assert!(
+            said.contains("mask/archive") && said.contains("mask.archives: pass"),
+            "{transport:?}: {copy}"
+        );
+        let written = std::fs::read(&to).unwrap_or_default();
+        assert!(written.is_empty(), "{transport:?}: something of the file arrived");
+        // Everything else goes on as it was.
+        assert_eq!(agent.run(&["exec", "toolbox", "--", "echo", "here"]).await.ok(), "here\n");
+    }
+    gateway.agrees_with_the_server().await;
 }

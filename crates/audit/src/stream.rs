@@ -112,7 +112,9 @@ impl StreamStageFactory for Recorder {
     fn open<'a>(&'a self, info: &'a StreamInfo) -> BoxFuture<'a, Result<Box<dyn StreamStage>, StreamAbort>> {
         Box::pin(async move {
             if self.context.audit.is_failing() {
-                return Err(StreamAbort("the audit log has failed, so the stream is not opened".into()));
+                return Err(StreamAbort::Failed(
+                    "the audit log has failed, so the stream is not opened".into(),
+                ));
             }
             let recording = match is_session(info) {
                 true => Some(self.open_recording(info).await?),
@@ -162,7 +164,7 @@ impl Recorder {
         let made = made.map_err(std::io::Error::other).and_then(|made| made);
         let file = made.map_err(|error| {
             tracing::error!(%error, audit_id = %self.context.id, "refused a stream, since it cannot be recorded");
-            StreamAbort("the session cannot be recorded, so it is not opened".into())
+            StreamAbort::Failed("the session cannot be recorded, so it is not opened".into())
         })?;
         Ok(RecordingFile {
             name,
@@ -240,7 +242,7 @@ const MOST_CHANNELS: usize = 64;
 impl StreamStage for Stage {
     fn frame(&mut self, frame: StreamFrame, out: &mut Vec<StreamFrame>) -> Result<(), StreamAbort> {
         if self.context.audit.is_failing() {
-            return Err(StreamAbort("the audit log has failed, so the stream is cut".into()));
+            return Err(StreamAbort::Failed("the audit log has failed, so the stream is cut".into()));
         }
         self.count(&frame);
         if frame.channel == Channel::Error {
@@ -269,7 +271,9 @@ impl StreamStage for Stage {
                     (End::Aborted, "the server went away".to_owned())
                 }
                 StreamEnd::Cut(why) => (End::Aborted, format!("cut: {why}")),
-                StreamEnd::Aborted(why) => (End::Aborted, format!("aborted: {}", bounded(&why, 512))),
+                StreamEnd::Aborted(why) => {
+                    (End::Aborted, format!("aborted: {}", bounded(&why.to_string(), 512)))
+                }
             };
             let seconds = self.seconds();
             let Some((mut summary, recording)) = self.summarize(ended) else { return };
@@ -376,11 +380,11 @@ impl RecordingFile {
             _ => {}
         }
         if self.bytes + self.lines.len() as u64 > self.limit {
-            return Err(StreamAbort("the session has outgrown its recording's limit".into()));
+            return Err(StreamAbort::Failed("the session has outgrown its recording's limit".into()));
         }
         self.write().map_err(|error| {
             tracing::error!(%error, "a recording cannot be written");
-            StreamAbort("the session cannot be recorded any more".into())
+            StreamAbort::Failed("the session cannot be recorded any more".into())
         })
     }
 

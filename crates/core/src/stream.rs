@@ -94,9 +94,14 @@ pub struct StreamInfo {
 }
 
 /// Why a stage ends a stream: nothing more passes, in either direction.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct StreamAbort(pub String);
+pub enum StreamAbort {
+    /// Something failed. This is for the record and the operator; the client hears only that its stream could not be passed safely.
+    Failed(String),
+    /// It is not allowed, and the client hears why, and what to do.
+    Refused(String),
+}
 
 /// How a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +113,7 @@ pub enum StreamEnd {
     /// What the client's credential rests on ended.
     Cut(Ended),
     /// A stage refused to go on, or something was sent that could not be decoded.
-    Aborted(String),
+    Aborted(StreamAbort),
 }
 
 /// Looks at the frames of one stream, and may change them.
@@ -175,7 +180,7 @@ impl StreamPlan {
                 Ok(stage) => stages.push(stage),
                 Err(abort) => {
                     for stage in stages {
-                        stage.close(StreamEnd::Aborted(abort.0.clone())).await;
+                        stage.close(StreamEnd::Aborted(abort.clone())).await;
                     }
                     return Err(abort);
                 }

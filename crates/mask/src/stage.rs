@@ -138,7 +138,7 @@ impl StreamStage for MaskStage {
             && frame.channel == Channel::Stdout
             && self.is_archive(&frame.data)
         {
-            return Err(StreamAbort(ARCHIVE.to_owned()));
+            return Err(StreamAbort::Refused(ARCHIVE.to_owned()));
         }
         let data = self.mask(frame.channel, frame.data, frame.fin);
         if !data.is_empty() || frame.fin {
@@ -247,7 +247,7 @@ mod tests {
             let data = Bytes::copy_from_slice(piece);
             let frame =
                 StreamFrame { direction: Direction::ToClient, channel: Channel::Stdout, data, fin: false };
-            if let Err(StreamAbort(why)) = stage.frame(frame, &mut out) {
+            if let Err(StreamAbort::Refused(why)) = stage.frame(frame, &mut out) {
                 assert!(why.contains("mask.archives: pass"), "{why}");
                 assert!(out.iter().map(|frame| frame.data.len()).sum::<usize>() < 512);
                 return true;

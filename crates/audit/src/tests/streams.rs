@@ -134,7 +134,7 @@ async fn a_session_that_cannot_be_recorded_is_cut() {
     let long = StreamFrame { data: "y\n".repeat(200).into(), ..frame(Channel::Stdout, "") };
     let abort = stage.frame(long, &mut out).unwrap_err();
     assert!(abort.to_string().contains("limit") && out.is_empty());
-    stage.close(StreamEnd::Aborted(abort.to_string())).await;
+    stage.close(StreamEnd::Aborted(abort)).await;
     let outcome = gateway.outcomes(1).remove(0);
     assert_eq!(outcome.end, End::Aborted);
     assert!(outcome.stream.unwrap().recording.is_some());

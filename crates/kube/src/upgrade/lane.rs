@@ -157,13 +157,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
 
     fn inject(&mut self, frame: StreamFrame, out: &mut Vec<Bytes>) -> Result<(), Fault> {
         if frame.direction != self.direction {
-            return Err(StreamAbort("a stage sent a frame against its direction".into()).into());
+            return Err(StreamAbort::Failed("a stage sent a frame against its direction".into()).into());
         }
         let stream =
             self.streams.get(&frame.channel).cloned().or_else(|| self.codec.stream(kind(frame.channel)));
         match stream {
             Some(stream) => Ok(self.codec.inject(&stream, frame.data, frame.fin, out)?),
-            None => Err(StreamAbort("a stage sent a frame on a channel that is not open".into()).into()),
+            None => {
+                Err(StreamAbort::Failed("a stage sent a frame on a channel that is not open".into()).into())
+            }
         }
     }
 
@@ -237,7 +239,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
             StreamKind::ForwardError { port } => Channel::PortError { port, id },
             StreamKind::Error => Channel::Error,
             // The upgrade of a watch or a log was refused, so this cannot come.
-            _ => return Err(StreamAbort("a kind of stream that is not relayed".into())),
+            _ => return Err(StreamAbort::Failed("a kind of stream that is not relayed".into())),
         })
     }
 }

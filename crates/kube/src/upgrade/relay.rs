@@ -5,7 +5,7 @@ use std::{pin::pin, time::Duration};
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use portcullis_core::{Direction, Ended, Liveness, Refusal, StreamEnd, StreamPlan, StreamStage};
+use portcullis_core::{Direction, Ended, Liveness, Refusal, StreamAbort, StreamEnd, StreamPlan, StreamStage};
 use portcullis_wire::{
     Handling, MaskingKeys, SpdyVersion, StreamCodec, StreamLimits, StreamProtocol, Subprotocol,
 };
@@ -49,7 +49,7 @@ impl Relay {
                 "upstream/stream-refused",
                 "the stream cannot be recorded and masked, so it was not opened",
             )
-            .detail(abort.0)
+            .detail(abort.to_string())
         })?;
         Ok(Self { agreed, stages, liveness })
     }
@@ -157,8 +157,8 @@ fn end_by(fault: Fault, lane: Direction) -> StreamEnd {
         (Fault::Source(_), _) => StreamEnd::Disconnected(lane),
         (Fault::Destination(_), Direction::ToServer) => StreamEnd::Disconnected(Direction::ToClient),
         (Fault::Destination(_), Direction::ToClient) => StreamEnd::Disconnected(Direction::ToServer),
-        (Fault::Undecodable(error), _) => StreamEnd::Aborted(error.to_string()),
-        (Fault::Refused(abort), _) => StreamEnd::Aborted(abort.0),
+        (Fault::Undecodable(error), _) => StreamEnd::Aborted(StreamAbort::Failed(error.to_string())),
+        (Fault::Refused(abort), _) => StreamEnd::Aborted(abort),
     }
 }
 
@@ -177,14 +177,14 @@ impl Goodbye {
                 (ended.to_string(), GOING_AWAY, 503, "ServiceUnavailable")
             }
             StreamEnd::Cut(ended) => (ended.to_string(), POLICY_VIOLATION, 401, "Unauthorized"),
-            StreamEnd::Aborted(detail) => {
-                tracing::warn!(detail, "stream ended by the gateway");
-                // What has a code in front is meant for the client; anything else may say too much of the gateway.
-                if detail.starts_with("mask/") {
-                    (detail.clone(), POLICY_VIOLATION, 403, "Forbidden")
-                } else {
-                    let reason = "what passed could not be read, recorded or masked safely".to_owned();
-                    (reason, POLICY_VIOLATION, 500, "InternalError")
+            StreamEnd::Aborted(abort) => {
+                tracing::warn!(%abort, "stream ended by the gateway");
+                match abort {
+                    StreamAbort::Refused(why) => (why.clone(), POLICY_VIOLATION, 403, "Forbidden"),
+                    StreamAbort::Failed(_) => {
+                        let reason = "what passed could not be read, recorded or masked safely".to_owned();
+                        (reason, POLICY_VIOLATION, 500, "InternalError")
+                    }
                 }
             }
         };

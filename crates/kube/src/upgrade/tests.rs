@@ -90,7 +90,7 @@ impl StreamStageFactory for Factory {
         let refused = info.command.first().is_some_and(|command| command == "refuse-me");
         let stage = Stage { log: self.log.clone(), change: self.change.clone(), held_back: None };
         Box::pin(std::future::ready(match refused {
-            true => Err(StreamAbort("/var is full".into())),
+            true => Err(StreamAbort::Failed("/var is full".into())),
             false => Ok(Box::new(stage) as Box<dyn StreamStage>),
         }))
     }
@@ -340,15 +340,15 @@ async fn a_cut_does_not_wait_for_a_client_that_does_not_read() {
 #[tokio::test]
 async fn a_stage_that_refuses_ends_the_stream_and_its_frame_is_not_sent() {
     let change = |frame: StreamFrame, out: &mut Vec<StreamFrame>| match frame.data == "secret" {
-        true => Err(StreamAbort("/var is full".into())),
+        true => Err(StreamAbort::Failed("/var is full".into())),
         false => pass(frame, out),
     };
     let Fixture { client, mut server, log, end, .. } = exec("v4.channel.k8s.io", change).await;
     server.write_all(&message(b"\x01fine", None)).await.unwrap();
     server.write_all(&message(b"\x01secret", None)).await.unwrap();
     let seen = messages(client, portcullis_wire::Direction::ServerToClient).await;
-    assert_eq!(end.await.unwrap(), StreamEnd::Aborted("/var is full".into()));
-    assert_eq!(log.end().await, StreamEnd::Aborted("/var is full".into()));
+    assert_eq!(end.await.unwrap(), StreamEnd::Aborted(StreamAbort::Failed("/var is full".into())));
+    assert_eq!(log.end().await, StreamEnd::Aborted(StreamAbort::Failed("/var is full".into())));
     assert_eq!(seen[0].1, "\x01fine");
     assert!(seen[1].1.starts_with("\x03{") && seen[1].1.contains("InternalError"));
     assert!(seen.iter().all(|(_, text)| !text.contains("secret") && !text.contains("/var")), "{seen:?}");
