@@ -32,7 +32,7 @@
 //! * [`MaskLayer`] masks answers: JSON by path, key and kind, plain text by [`Detector`], in constant memory.
 //! * [`WriteGuardLayer`] refuses requests that would store a mask in the place of what it masks.
 //! * [`RequestRedactor`] makes the copies of requests that others may keep, by the same rules.
-//! * [`Masker`] is the JSON part by itself, without I/O: push chunks, get pieces.
+//! * [`Masker`] is the JSON part by itself, [`TextMasker`] the part for text, without I/O: push chunks, get pieces.
 //!
 //! The pack [`KubernetesSecrets`](Pack::KubernetesSecrets), on by default, knows what holds secrets in the Kubernetes API. Its
 //! rules apply to requests that a classifier found to be for Kubernetes resources, and to nothing else.
@@ -89,4 +89,5 @@ pub use rules::{
     Action, Archives, Caller, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Rules, Scope, Subjects,
     WhenUnknown, Where,
 };
+pub use text::TextMasker;
 pub use token::MaskKey;

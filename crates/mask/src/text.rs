@@ -9,8 +9,33 @@ use crate::{
         shape::{self, Place, Shape},
     },
     piece::Piece,
-    rules::TextPlan,
+    rules::{Scope, TextPlan},
 };
+
+/// Masks plain text, chunk by chunk: what the detectors and patterns of the rules that look into text find in it is replaced.
+pub struct TextMasker(TextScan);
+
+impl TextMasker {
+    /// For one text.
+    pub fn new(scope: &Scope) -> Self {
+        Self(TextScan::new(scope.text_plan(false)))
+    }
+
+    /// Takes a chunk, and appends what can be handed on to `out`. The end of a chunk that may begin a secret waits for more.
+    pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) {
+        self.0.push(chunk, out);
+    }
+
+    /// The text has ended.
+    pub fn finish(&mut self, out: &mut Vec<Piece>) {
+        self.0.finish(out);
+    }
+
+    /// How many values each rule replaced since this was last asked.
+    pub fn take_counts(&mut self) -> Vec<(String, u64)> {
+        self.0.take_counts()
+    }
+}
 
 /// Replaces what the detectors of a [`TextPlan`] find, in a stream that is cut anywhere.
 ///

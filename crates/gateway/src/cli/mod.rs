@@ -9,6 +9,7 @@ mod demo;
 mod grants;
 mod identities;
 mod kubeconfig;
+mod mask;
 pub(crate) mod output;
 mod run;
 mod serve;
@@ -56,6 +57,8 @@ enum Command {
     /// Read and verify the audit log on this machine
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Mask what comes on standard input, as the gateway masks an answer
+    Mask(mask::MaskArgs),
     /// Print a completion script for your shell
     Completions(completions::CompletionsArgs),
 }
@@ -66,6 +69,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Check(args) => check::check(args),
             Command::Audit(command) => audit::audit(command),
+            Command::Mask(args) => mask::mask(&args),
             Command::Completions(args) => completions::completions(&args),
             command => tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
@@ -95,6 +99,7 @@ async fn asynchronous(command: Command) -> Result<u8, CliError> {
         Command::Identities(command) => identities::identities(command).await.map(|()| 0),
         Command::Check(args) => check::check(args),
         Command::Audit(command) => audit::audit(command),
+        Command::Mask(args) => mask::mask(&args),
         Command::Completions(args) => completions::completions(&args),
     }
 }
