@@ -86,8 +86,8 @@ pub use piece::Piece;
 pub use redactor::RequestRedactor;
 pub use restore::{RestoreLayer, RestoreService};
 pub use rules::{
-    Action, Archives, Caller, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Rules, Scope, Subjects,
-    WhenUnknown, Where,
+    Action, Archives, Caller, Compare, Explanation, Limits, MaskConfig, OnWrite, Pack, Rule, Rules, Scope,
+    Subjects, WhenUnknown, Where,
 };
 pub use text::TextMasker;
 pub use token::MaskKey;

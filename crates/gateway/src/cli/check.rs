@@ -5,14 +5,21 @@ use std::path::PathBuf;
 use anstream::println;
 use clap::Args;
 
+use portcullis_core::{Identity, RequestInfo};
+use portcullis_mask::{Caller, MaskConfig, MaskKey, Rules};
+
 use super::{
     CliError, Failure,
-    output::{GREEN, PLAIN},
+    output::{GREEN, PLAIN, table},
 };
 use crate::config::Config;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 it is right, 65 it is not (each problem with file:line:column).")]
+#[command(after_help = "Examples:\n  \
+    portcullis check --config portcullis.yaml\n  \
+    portcullis check --config portcullis.yaml --explain-mask secrets/data.password\n  \
+    portcullis check --config portcullis.yaml --explain-mask 'deployments.apps/spec.template.spec.containers[*].env[*].value' --user ci-agent\n\n\
+    Exit codes: 0 it is right, 65 it is not (each problem with file:line:column).")]
 pub(crate) struct CheckArgs {
     /// The configuration
     #[arg(
@@ -26,6 +33,57 @@ pub(crate) struct CheckArgs {
     /// Print the configuration's JSON Schema, for editors
     #[arg(long)]
     print_schema: bool,
+    /// Say which mask rules have to do with a value: `secrets/data.password`
+    #[arg(long, value_name = "RESOURCE/PATH", conflicts_with = "print_schema")]
+    explain_mask: Option<String>,
+    /// Who asks, for `--explain-mask`
+    #[arg(long, value_name = "USER", requires = "explain_mask")]
+    user: Option<String>,
+    /// A group of theirs; may be given more than once
+    #[arg(long, value_name = "GROUP", requires = "user")]
+    group: Vec<String>,
+    /// In which namespace
+    #[arg(long, value_name = "NAME", default_value = "", requires = "explain_mask")]
+    namespace: String,
+}
+
+/// Prints which rules have to do with a value.
+fn explain(
+    mask: &MaskConfig,
+    asked: &str,
+    namespace: &str,
+    user: Option<&String>,
+    groups: &[String],
+) -> Result<u8, CliError> {
+    let usage = || Failure::usage("--explain-mask takes RESOURCE/PATH, as in secrets/data.password");
+    let (resource, value) = asked.split_once('/').ok_or_else(usage)?;
+    let wrong = |error: portcullis_mask::ConfigError| Failure::new(65, error.to_string());
+    let rules = Rules::new(mask, MaskKey::generate()?).map_err(wrong)?;
+    let (name, api_group) = resource.split_once('.').unwrap_or((resource, ""));
+    let info = RequestInfo {
+        is_resource_request: true,
+        verb: "get".into(),
+        api_group: api_group.into(),
+        api_version: "v1".into(),
+        resource: name.into(),
+        namespace: namespace.into(),
+        ..RequestInfo::default()
+    };
+    let identity =
+        user.map(|user| Identity { user: user.clone(), groups: groups.to_vec(), ..Identity::default() });
+    let caller = Caller { identity: identity.as_ref(), ..Caller::default() };
+    let found = rules.explain(&info, caller, value).map_err(wrong)?;
+    if found.is_empty() {
+        println!("no rule has to do with {value} of {resource}: it is not masked");
+        return Ok(0);
+    }
+    let rows = found.into_iter().enumerate().map(|(order, found)| {
+        let action = format!("{:?}", found.action).to_lowercase();
+        let when = if found.when.is_empty() { "always".to_owned() } else { found.when.join("; ") };
+        vec![(order + 1).to_string(), found.rule, found.set, action, when]
+    });
+    table(&["ORDER", "RULE", "SET", "ACTION", "IF"], rows.collect());
+    Ok(0)
 }
 
 pub(crate) fn check(args: CheckArgs) -> Result<u8, CliError> {
@@ -36,6 +94,9 @@ pub(crate) fn check(args: CheckArgs) -> Result<u8, CliError> {
     }
     let path = args.config.ok_or_else(|| Failure::usage("pass --config FILE"))?;
     let config = Config::load(&path)?;
+    if let Some(asked) = &args.explain_mask {
+        return explain(&config.mask, asked, &args.namespace, args.user.as_ref(), &args.group);
+    }
     let clusters: Vec<_> = config.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
     println!("{GREEN}✔{PLAIN} {} is right", path.display());
     println!("  clusters  {}", clusters.join(", "));

@@ -3,6 +3,7 @@
 mod automaton;
 mod compile;
 mod config;
+mod explain;
 mod glob;
 mod path;
 mod scope;
@@ -14,6 +15,7 @@ pub(crate) use compile::{Accept, Anchor, RuleBits, RuleId};
 pub use config::{
     Action, Archives, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Subjects, WhenUnknown, Where,
 };
+pub use explain::Explanation;
 pub use scope::{Caller, Scope};
 pub(crate) use scope::{TextPlan, Value};
 pub(crate) use subject::{Object, Said};
