@@ -62,17 +62,20 @@ pub(crate) fn stack(parts: Parts) -> Stack {
     // identity they are made for.
     let own_calls = Arc::new(GatewayCalls::new(open.layer(CommitLayer::new().layer(masked.clone()))));
 
+    let restore = RestoreLayer::new(&rules, own_calls.clone());
+    // Before anybody is asked: a write that would store a mask helps nobody.
+    let write_guard = WriteGuardLayer::new(&rules).objects(own_calls.clone()).restored_by(&restore);
     let committed: Stack = BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(CommitLayer::new())
             // Behind the record, which holds what the client sent: the values that masks stand for are nobody's but the cluster's.
-            .layer(RestoreLayer::new(&rules, own_calls.clone()))
+            .layer(restore)
             .service(masked),
     );
 
     let mut hold = HoldLayer::new(parts.tickets)
         .redactor(parts.redactor)
-        .live_objects(own_calls.clone())
+        .live_objects(own_calls)
         .spend_at_commit(audit.origin(), Arc::new(audit.clone()))
         .digest_salt(parts.digest_salt)
         .hold_for(config.hold.hold_for)
@@ -87,8 +90,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         ServiceBuilder::new()
             // Reads the body once, if anybody must; everything further in finds it read.
             .layer(GuardLayer::new(policy).max_body(config.limits.body_bytes))
-            // Before anybody is asked: a write that would store a mask helps nobody.
-            .layer(WriteGuardLayer::new(&rules).objects(own_calls))
+            .layer(write_guard)
             // Before commit, since what waits has not been let through.
             .layer(hold)
             .service(committed),

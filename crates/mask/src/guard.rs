@@ -26,13 +26,13 @@ use tower_service::Service;
 use crate::{
     Caller, OnWrite, Rules, Scope,
     oracle::would_confirm,
-    restore::{ToRestore, values::lost},
+    restore::{RestoreLayer, ToRestore, values::lost},
     seek::{essence, seek},
 };
 
 /// Refuses writes that carry a mask token, before anybody is asked: 422 `mask/would-store-mask`. With
-/// [`OnWrite::Restore`](crate::OnWrite::Restore), writes to objects that are there are left to a
-/// [`RestoreLayer`](crate::RestoreLayer), which must stand further in.
+/// [`OnWrite::Restore`](crate::OnWrite::Restore), writes to objects that are there are left to the layer that
+/// [restores](Self::restored_by) them.
 ///
 /// It reads the [`BufferedBody`] that an outer layer left in the request's extensions, or else reads the body itself, up to
 /// [`Limits::write_bytes`](crate::Limits), and leaves one. Connections into the cluster (exec, proxy) store nothing: their
@@ -50,12 +50,21 @@ use crate::{
 pub struct WriteGuardLayer {
     rules: Rules,
     objects: Option<Arc<dyn UnmaskedObjects>>,
+    restored: bool,
 }
 
 impl WriteGuardLayer {
     /// Guards what these rules mask.
     pub fn new(rules: &Rules) -> Self {
-        Self { rules: rules.clone(), objects: None }
+        Self { rules: rules.clone(), objects: None, restored: false }
+    }
+
+    /// Leaves writes with tokens to this layer, which stands further in, where the rules say [`OnWrite::Restore`]. Without it
+    /// they are refused, whatever the rules say: nobody would put the values back.
+    #[must_use]
+    pub fn restored_by(mut self, _: &RestoreLayer) -> Self {
+        self.restored = true;
+        self
     }
 
     /// Where the objects are read that are to be replaced, so that a field that was shown without a token (dropped, a number) is
@@ -162,7 +171,7 @@ async fn examine(
         }
         match seek(content_type, &read) {
             // Whether each is a mask of what is there is known only once the object has been read.
-            Some(_) if rules.on_write() == OnWrite::Restore && may_restore(&info) => Ok((body, true)),
+            Some(_) if layer.may_leave(&info) => Ok((body, true)),
             Some(found) => Err(would_store_mask(found.field)),
             None => Ok((body, false)),
         }
@@ -183,6 +192,11 @@ async fn examine(
 }
 
 impl WriteGuardLayer {
+    /// Whether tokens in a write may be left to be restored.
+    fn may_leave(&self, info: &RequestInfo) -> bool {
+        self.restored && self.rules.on_write() == OnWrite::Restore && may_restore(info)
+    }
+
     /// Refuses to replace an object whose fields were shown without tokens, if what replaces it has what was shown.
     async fn loses_nothing(&self, parts: &Parts, info: &RequestInfo) -> Result<(), Refusal> {
         if info.verb != "update" || !may_restore(info) {
@@ -349,7 +363,8 @@ mod tests {
     use crate::{MaskConfig, MaskKey};
 
     async fn send(request: Request<Body>) -> (Response<Body>, Option<Bytes>, usize) {
-        let config: MaskConfig = serde_yaml::from_str("limits: {writeBytes: 200}").unwrap();
+        let config: MaskConfig =
+            serde_yaml::from_str("{onWrite: restore, limits: {writeBytes: 200}}").unwrap();
         let rules = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap();
         let calls = Arc::new(AtomicUsize::new(0));
         let buffered = Arc::new(std::sync::Mutex::new(None));
@@ -397,6 +412,20 @@ mod tests {
         assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
         let refusal = response.extensions().get::<Refusal>().unwrap();
         assert_eq!(refusal.causes()[0].field.as_deref(), Some("data.p"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_to_a_layer_that_is_not_there() {
+        let mut request = put(r#"{"data":{"p":"masked:secrets:0123456789abcdef"}}"#);
+        request.extensions_mut().insert(RequestInfo {
+            is_resource_request: true,
+            verb: "update".into(),
+            api_version: "v1".into(),
+            resource: "secrets".into(),
+            name: "db".into(),
+            ..RequestInfo::default()
+        });
+        check(request, Err("mask/would-store-mask")).await;
     }
 
     #[tokio::test]

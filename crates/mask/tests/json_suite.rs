@@ -4,6 +4,7 @@ use bytes::Bytes;
 use portcullis_core::RequestInfo;
 use portcullis_mask::{Caller, Limits, MaskConfig, MaskKey, Masker, Rule, Rules, Scope};
 
+#[expect(clippy::expect_used, reason = "without rules there is no test")]
 fn scope() -> Scope {
     let limits = Limits { depth: 100, ..Limits::default() };
     let rules = vec![Rule::new("nothing").path("no.such.path")];

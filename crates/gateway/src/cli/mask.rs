@@ -55,9 +55,9 @@ pub(crate) struct MaskArgs {
 pub(crate) fn mask(args: &MaskArgs) -> Result<u8, CliError> {
     let scope = args.scope()?;
     let mut engine = match args.resource.ends_with("/log") {
-        true => Engine::Text(TextMasker::new(&scope)),
-        false if args.sequence => Engine::Json(Masker::sequence(scope)),
-        false => Engine::Json(Masker::new(scope)),
+        true => Engine::Text(Box::new(TextMasker::new(&scope))),
+        false if args.sequence => Engine::Json(Box::new(Masker::sequence(scope))),
+        false => Engine::Json(Box::new(Masker::new(scope))),
     };
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     let (mut chunk, mut pieces) = (vec![0; CHUNK], Vec::new());
@@ -81,8 +81,8 @@ pub(crate) fn mask(args: &MaskArgs) -> Result<u8, CliError> {
 }
 
 enum Engine {
-    Json(Masker),
-    Text(TextMasker),
+    Json(Box<Masker>),
+    Text(Box<TextMasker>),
 }
 
 impl Engine {
@@ -167,8 +167,8 @@ mod tests {
         let args = Line::parse_from(["mask"].iter().chain(arguments)).args;
         let scope = args.scope().map_err(|error| error.to_string())?;
         let mut engine = match args.resource.ends_with("/log") {
-            true => Engine::Text(TextMasker::new(&scope)),
-            false => Engine::Json(Masker::new(scope)),
+            true => Engine::Text(Box::new(TextMasker::new(&scope))),
+            false => Engine::Json(Box::new(Masker::new(scope))),
         };
         let mut out = Vec::new();
         for chunk in input.as_bytes().chunks(7).chain([&b""[..]]) {
