@@ -12,13 +12,15 @@ use serde_json::Value;
 /// Where the published objects are: in the module that the cluster is built from.
 #[expect(clippy::expect_used, reason = "without it there is no test")]
 fn published() -> PathBuf {
+    // Which also fetches it where only the cluster's program has been kept.
     let go = std::process::Command::new("go")
-        .args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/api"])
+        .args(["mod", "download", "-json", "k8s.io/api"])
         .current_dir(source("cluster"))
         .output()
         .expect("go runs");
     assert!(go.status.success(), "{}", String::from_utf8_lossy(&go.stderr));
-    Path::new(String::from_utf8_lossy(&go.stdout).trim()).join("testdata/HEAD")
+    let module: Value = serde_json::from_slice(&go.stdout).expect("JSON");
+    Path::new(module["Dir"].as_str().expect("a directory")).join("testdata/HEAD")
 }
 
 /// Each kind's name, JSON and protobuf.
