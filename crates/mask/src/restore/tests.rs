@@ -1,10 +1,11 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use portcullis_core::RequestInfo;
+use portcullis_wire::{ProtobufEnvelope, ProtobufValue, encode_protobuf_field};
 use serde_json::{Value, json};
 
-use super::values::{lost, restore};
-use crate::{Caller, MaskConfig, MaskKey, Masker, Rules, Scope, piece::join};
+use super::values::{Wrong, lost, restore};
+use crate::{Caller, MaskConfig, MaskKey, Masker, Rules, Scope, negotiate::PROTOBUF, piece::join};
 
 const PUT: Option<&str> = Some("application/json");
 const MERGE: Option<&str> = Some("application/merge-patch+json");
@@ -117,6 +118,46 @@ fn patches_of_every_kind() {
     }
 }
 
+/// A Secret in protobuf, as a controller sends it.
+fn protobuf_secret(password: &[u8], version: &str) -> Bytes {
+    let field = |number, bytes: &[u8], out: &mut BytesMut| {
+        encode_protobuf_field(number, ProtobufValue::Bytes(bytes), out);
+    };
+    let (mut metadata, mut entry, mut secret) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+    for (number, text) in [(1, "db"), (3, "shop"), (5, "1"), (6, version)] {
+        field(number, text.as_bytes(), &mut metadata);
+    }
+    field(1, b"password", &mut entry);
+    field(2, password, &mut entry);
+    field(1, &metadata, &mut secret);
+    field(2, &entry, &mut secret);
+    field(3, b"Opaque", &mut secret);
+    let envelope = ProtobufEnvelope {
+        api_version: "v1".into(),
+        kind: "Secret".into(),
+        raw: secret.freeze(),
+        ..ProtobufEnvelope::default()
+    };
+    envelope.encode()
+}
+
+#[test]
+fn protobuf_is_restored_as_json_is() {
+    let (secrets, live) = (scope("secrets"), secret());
+    let token = shown(&secrets, &live)["data"]["password"].as_str().unwrap().to_owned();
+    let raw = STANDARD.decode(&token).unwrap();
+    let run = |body: &Bytes| restore(Some(PROTOBUF), body, live.to_string().as_bytes(), &secrets);
+    let (restored, count) = run(&protobuf_secret(&raw, "7")).unwrap();
+    assert_eq!((restored, count), (protobuf_secret(b"hunter2", "7"), 1));
+    // What has not been read is not written, and what is no token of this value gets nothing.
+    let field = |body: &Bytes| run(body).unwrap_err().field;
+    let fresh = protobuf_secret(&raw, "");
+    assert_eq!(run(&fresh).unwrap_err(), Wrong { field: None });
+    let mut guessed = raw.clone();
+    *guessed.last_mut().unwrap() ^= 1;
+    assert_eq!(field(&protobuf_secret(&guessed, "7")).as_deref(), Some("data.password"));
+}
+
 #[test]
 fn a_token_is_worth_nothing_anywhere_else() {
     let (secrets, live) = (scope("secrets"), secret());
@@ -148,6 +189,13 @@ fn a_token_is_worth_nothing_anywhere_else() {
     assert!(run(&secrets, JSON_PATCH, &copy, &live).is_err());
     let odd = json!([{"op": "add", "path": format!("/data/{raw}"), "value": "x"}]);
     assert!(run(&secrets, JSON_PATCH, &odd, &live).is_err());
+    // Nor beside a value that is restored.
+    for (name, member) in [("from", json!(format!("/data/{raw}"))), ("note", token.clone())] {
+        let stray = json!([{"op": "add", "path": "/data/password", "value": token, name: member}]);
+        assert_eq!(run(&secrets, JSON_PATCH, &stray, &live), Err(Some("[0]".into())), "{name}");
+    }
+    let named = json!([{"op": "replace", "path": format!("/data/{raw}"), "value": {"password": token}}]);
+    assert!(run(&secrets, JSON_PATCH, &named, &live).is_err());
     // What is no object is not written anew.
     assert!(
         restore(PUT, &Bytes::from(format!("not json {raw}")), live.to_string().as_bytes(), &secrets).is_err()

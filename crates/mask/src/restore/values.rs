@@ -287,7 +287,15 @@ impl Restoring {
                     self.check_still_masked(&placed(&place, value), scope)?;
                 }
             }
-            if carries_token(operation.to_string().as_bytes(), 0) && self.restored.len() == before {
+            // A token in what is no value (a path, a name of somebody's own) would be stored as it stands.
+            let stray = operation.as_object().is_none_or(|members| {
+                members.iter().any(|(name, member)| {
+                    let restorable = name == "value";
+                    carries_token(name.as_bytes(), 0)
+                        || (!restorable && carries_token(member.to_string().as_bytes(), 0))
+                })
+            });
+            if stray {
                 return Err(Wrong { field: Some(format!("[{index}]")) });
             }
             patch.push(operation);
