@@ -98,8 +98,9 @@ pub(crate) fn stream(args: &MaskStreamArgs) -> Result<(), AnyError> {
     let mut passed = 0;
     while passed < LARGE {
         for chunk in chunks(&items) {
+            passed += chunk.len();
             masker.push(chunk, &mut pieces)?;
-            passed += black_box(&pieces).iter().map(length).sum::<usize>();
+            black_box(&pieces).iter().map(length).sum::<usize>();
             pieces.clear();
         }
         masker.push(if passed < LARGE { comma.clone() } else { Bytes::new() }, &mut pieces)?;

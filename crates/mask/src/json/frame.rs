@@ -1,26 +1,223 @@
 //! What is known of a container that is still open.
 
+use std::ops::{Deref, DerefMut};
+
 use bytes::Bytes;
 
 use crate::rules::{RuleId, StateId};
 
-/// An open container.
+/// An open container. There are many, most are nothing special, and their facts are kept elsewhere: see [`Frames`].
+#[derive(Clone, Copy)]
 pub(super) struct Frame {
     pub(super) object: bool,
-    pub(super) state: StateId,
-    /// How many elements have been seen.
-    pub(super) index: u32,
-    /// How much of the path leads here.
-    pub(super) path_len: usize,
-    /// The nearest Kubernetes object: this container, one around it, or else the document.
-    pub(super) nearest: usize,
-    /// Everything inside is masked.
-    pub(super) inside: Option<Inside>,
     /// An element of some `items`.
     pub(super) list_item: bool,
     /// Some object's `metadata`.
     pub(super) metadata: bool,
-    pub(super) facts: Facts,
+    pub(super) state: StateId,
+    /// How many elements have been seen.
+    pub(super) index: u32,
+    /// What leads here from the container around it.
+    step: Step,
+    /// How much of the path leads here, if it is written so far.
+    path_len: usize,
+    /// The nearest Kubernetes object: this container, one around it, or else the document.
+    pub(super) nearest: usize,
+    /// Everything inside is masked.
+    pub(super) inside: Option<Inside>,
+    /// Where its facts are.
+    facts: usize,
+}
+
+impl Frame {
+    pub(super) fn new(object: bool, state: StateId, nearest: usize) -> Self {
+        Self {
+            object,
+            list_item: false,
+            metadata: false,
+            state,
+            index: 0,
+            step: Step::Written,
+            path_len: 0,
+            nearest,
+            inside: None,
+            facts: 0,
+        }
+    }
+}
+
+/// The last step of a path.
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    /// It is in the path.
+    Written,
+    /// It is a key: where that lies in the chunk.
+    Key(usize, usize),
+    /// It is an index.
+    Index(u32),
+}
+
+/// The open containers, what is known of them, and the way to the current value.
+///
+/// Few containers have anything to be known, and few values need their path: facts are kept apart, for those that have any,
+/// and the path is written as late as can be, which is when a value needs it, or when the chunk ends that it lies in.
+pub(super) struct Frames {
+    open: Vec<Frame>,
+    /// At 0 those of every container of which nothing is known.
+    facts: Vec<Facts>,
+    free: Vec<usize>,
+    /// From the document's root to the current container, or value, for tokens: keys after 0, indexes after 1.
+    path: Vec<u8>,
+    /// How many containers have their step in the path.
+    written: usize,
+    /// What leads on from there to the current value.
+    step: Step,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            open: Vec::new(),
+            facts: vec![Facts::default()],
+            free: Vec::new(),
+            path: Vec::new(),
+            written: 0,
+            step: Step::Written,
+        }
+    }
+}
+
+impl Deref for Frames {
+    type Target = [Frame];
+
+    #[inline]
+    fn deref(&self) -> &[Frame] {
+        &self.open
+    }
+}
+
+impl DerefMut for Frames {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [Frame] {
+        &mut self.open
+    }
+}
+
+impl Frames {
+    /// The current value is the container.
+    #[inline]
+    pub(super) fn push(&mut self, mut frame: Frame) {
+        frame.step = std::mem::replace(&mut self.step, Step::Written);
+        frame.path_len = self.path.len();
+        // What is written is written whole, up to the value.
+        if matches!(frame.step, Step::Written) {
+            self.written = self.open.len() + 1;
+        }
+        self.open.push(frame);
+    }
+
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Frame> {
+        let frame = self.open.pop()?;
+        if frame.facts != 0 {
+            self.facts[frame.facts].clear();
+            self.free.push(frame.facts);
+        }
+        if self.written > self.open.len() {
+            self.written = self.open.len();
+            self.path.truncate(self.open.last().map_or(0, |top| top.path_len));
+        }
+        self.step = Step::Written;
+        Some(frame)
+    }
+
+    /// What is known of the container at this depth.
+    #[inline]
+    pub(super) fn facts(&self, depth: usize) -> &Facts {
+        &self.facts[self.open[depth].facts]
+    }
+
+    pub(super) fn facts_mut(&mut self, depth: usize) -> &mut Facts {
+        if self.open[depth].facts == 0 {
+            self.open[depth].facts = self.free.pop().unwrap_or_else(|| {
+                self.facts.push(Facts::default());
+                self.facts.len() - 1
+            });
+        }
+        &mut self.facts[self.open[depth].facts]
+    }
+
+    /// The current value is a member, whose key lies in the chunk as it is.
+    #[inline]
+    pub(super) fn member(&mut self, at: usize, length: usize) {
+        self.step = Step::Key(at, length);
+    }
+
+    /// The current value is a member, whose key does not lie in the chunk.
+    pub(super) fn member_apart(&mut self, key: &[u8], chunk: &[u8]) {
+        self.step = Step::Written;
+        self.write_path(chunk);
+        self.path.truncate(self.open.last().map_or(0, |top| top.path_len));
+        self.path.push(0);
+        self.path.extend_from_slice(key);
+    }
+
+    /// The current value is the next element; yields the array's state. None if no array is open.
+    #[inline]
+    pub(super) fn element(&mut self) -> Option<StateId> {
+        let top = self.open.last_mut()?;
+        if top.object {
+            return None;
+        }
+        self.step = Step::Index(top.index);
+        top.index = top.index.wrapping_add(1);
+        Some(top.state)
+    }
+
+    /// Makes the path lead to the current value.
+    pub(super) fn write_path(&mut self, chunk: &[u8]) {
+        let Self { open, path, written, step, .. } = self;
+        for depth in *written..open.len() {
+            path.truncate(depth.checked_sub(1).map_or(0, |outer| open[outer].path_len));
+            open[depth].step.write(path, chunk);
+            open[depth].path_len = path.len();
+        }
+        *written = open.len();
+        match step {
+            Step::Written => {}
+            step => {
+                path.truncate(open.last().map_or(0, |top| top.path_len));
+                step.write(path, chunk);
+                *step = Step::Written;
+            }
+        }
+    }
+
+    /// From the root to the current value, once written.
+    pub(super) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// How much of the path, once written, leads to the container at this depth.
+    pub(super) fn path_len(&self, depth: usize) -> usize {
+        self.open[depth].path_len
+    }
+}
+
+impl Step {
+    fn write(self, path: &mut Vec<u8>, chunk: &[u8]) {
+        match self {
+            Self::Written => {}
+            Self::Key(start, length) => {
+                path.push(0);
+                path.extend_from_slice(&chunk[start..start + length]);
+            }
+            Self::Index(index) => {
+                path.push(1);
+                path.extend_from_slice(&index.to_be_bytes());
+            }
+        }
+    }
 }
 
 /// A container that a rule masks: all values in it.
@@ -47,7 +244,7 @@ pub(super) struct Facts {
     pub(super) clauses_true: u32,
     pub(super) clauses_denied: u32,
     pub(super) metadata_done: bool,
-    pub(super) names: Option<Box<Names>>,
+    pub(super) names: Names,
     /// What tokens of its values are bound to, once a value has needed it.
     pub(super) bound: Option<Bytes>,
     /// Its `type`, if a rule asks for that.
@@ -78,6 +275,15 @@ pub(super) enum Truth {
 }
 
 impl Facts {
+    /// Nothing is known any more. What held its names will hold others.
+    fn clear(&mut self) {
+        let mut names = std::mem::take(&mut self.names);
+        for name in [&mut names.uid, &mut names.namespace, &mut names.name] {
+            name.clear();
+        }
+        *self = Self { names, ..Self::default() };
+    }
+
     /// Whether the object is of one of `kinds`.
     pub(super) fn is_of(&self, kinds: u64) -> Truth {
         match () {

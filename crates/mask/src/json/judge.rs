@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Scalar, escape,
-    frame::{Frame, Truth},
+    frame::{Facts, Names, Truth},
     leaf::{Candidate, Kept, KindCondition, NeedState, Presumed, Waiting},
     masker::{Core, Masker, Origin},
 };
@@ -39,7 +39,7 @@ impl From<NeedState> for Kept {
 
 impl Core {
     pub(super) fn judge_kind(&self, condition: KindCondition) -> Truth {
-        let facts = &self.frames[condition.depth].facts;
+        let facts = self.frames.facts(condition.depth);
         match condition.list {
             false => facts.is_of(condition.kinds),
             true if facts.list_kinds & condition.kinds != 0 => Truth::True,
@@ -49,16 +49,15 @@ impl Core {
     }
 
     pub(super) fn judge_clause(&self, clause: u8, depth: usize) -> Truth {
-        self.frames[depth].facts.clause(clause)
+        self.frames.facts(depth).clause(clause)
     }
 
     /// Whether a rule is for the object at this depth.
     pub(super) fn judge_subject(&mut self, rule: RuleId, depth: usize) -> Truth {
-        let facts = &self.frames[depth].facts;
-        let names = facts.names.as_deref();
+        let facts = self.frames.facts(depth);
         let object = Object {
-            namespace: names.map_or(&[], |names| &names.namespace),
-            name: names.map_or(&[], |names| &names.name),
+            namespace: &facts.names.namespace,
+            name: &facts.names.name,
             labels: facts.labels,
             metadata_done: facts.metadata_done,
             kind_of: facts.kind_of.as_deref(),
@@ -69,24 +68,22 @@ impl Core {
             Said::No => Truth::False,
             Said::Depends => return Truth::Unknown,
         };
-        self.frames[depth].facts.consulted = true;
+        self.frames.facts_mut(depth).consulted = true;
         truth
     }
 
     /// What tokens of the object at this depth are bound to, if it is known; `closing` means that nothing more will be.
     fn binding(&mut self, depth: usize, closing: bool) -> Option<Bytes> {
-        let facts = &self.frames[depth].facts;
+        let facts = self.frames.facts(depth);
         if let Some(binding) = self.origin.binding.as_ref().or(facts.bound.as_ref()) {
             return Some(binding.clone());
         }
-        let names = facts.names.as_deref();
-        let uid = names.map(|names| names.uid.as_slice()).unwrap_or_default();
+        let Names { uid, namespace, name } = &facts.names;
         if uid.is_empty() && !facts.metadata_done && !closing {
             return None;
         }
-        let (namespace, name) = names.map(|names| (&*names.namespace, &*names.name)).unwrap_or_default();
         let binding = self.scope.binding(uid, namespace, name);
-        self.frames[depth].facts.bound = Some(binding.clone());
+        self.frames.facts_mut(depth).bound = Some(binding.clone());
         Some(binding)
     }
 
@@ -98,7 +95,7 @@ impl Core {
                     Truth::True => candidate.kinds = None,
                     Truth::Unknown => {}
                     Truth::False => {
-                        self.frames[condition.depth].facts.denied |= condition.kinds;
+                        self.frames.facts_mut(condition.depth).denied |= condition.kinds;
                         return false;
                     }
                 }
@@ -108,7 +105,7 @@ impl Core {
                     Truth::True => candidate.clause = None,
                     Truth::Unknown => {}
                     Truth::False => {
-                        self.frames[depth].facts.clauses_denied |= 1 << clause;
+                        self.frames.facts_mut(depth).clauses_denied |= 1 << clause;
                         return false;
                     }
                 }
@@ -140,7 +137,7 @@ impl Core {
         if let Some(nested) = &mut waiting.nested {
             if nested.bound.is_none() {
                 nested.bound = self.binding(nested.anchor, false);
-                nested.presumed = nested.bound.is_some().then(|| presume(&self.frames[nested.anchor]));
+                nested.presumed = nested.bound.is_some().then(|| presume(self.frames.facts(nested.anchor)));
             }
             return nested.bound.is_some().then_some(Fate::Document);
         }
@@ -159,14 +156,14 @@ impl Core {
         }
         let number = self.held.next();
         for depth in depends_on(&waiting) {
-            self.frames[depth].facts.wait(number);
+            self.frames.facts_mut(depth).wait(number);
         }
         self.held.wait(waiting);
     }
 
     /// Something has become known of the container at this depth: what waits for it may be decided.
     pub(super) fn reconsider(&mut self, depth: usize) {
-        let Some(from) = self.frames[depth].facts.waiting_from else { return };
+        let Some(from) = self.frames.facts(depth).waiting_from else { return };
         for number in from..self.held.next() {
             let Some(waiting) = self.held.take(number) else { continue };
             self.judge_again(number, waiting);
@@ -188,15 +185,15 @@ impl Core {
     /// The innermost container ends: what it has not said, it never will.
     pub(super) fn settle_closing(&mut self) {
         let Some(depth) = self.frames.len().checked_sub(1) else { return };
-        self.frames[depth].facts.closed = true;
-        let Some(from) = self.frames[depth].facts.waiting_from else { return };
+        let Some(from) = self.frames.facts(depth).waiting_from else { return };
+        self.frames.facts_mut(depth).closed = true;
         let suspect = self.origin.presumed.suspect;
-        if suspect && depth == 0 && !self.frames[depth].facts.decided {
-            self.frames[depth].facts.kinds = self.scope.all_kinds();
+        if suspect && depth == 0 && !self.frames.facts(depth).decided {
+            self.frames.facts_mut(depth).kinds = self.scope.all_kinds();
         }
         // An item that does not say its kind may be told it by its list.
         let list = self.frames[depth].list_item.then(|| depth - 2);
-        let list = list.filter(|list| !self.frames[*list].facts.decided);
+        let list = list.filter(|list| !self.frames.facts(*list).decided);
         for number in from..self.held.next() {
             let Some(mut waiting) = self.held.take(number) else { continue };
             let mut candidates = std::mem::take(&mut waiting.candidates);
@@ -226,10 +223,10 @@ impl Core {
                 && nested.bound.is_none()
             {
                 nested.bound = self.binding(depth, true);
-                nested.presumed = Some(presume(&self.frames[depth]));
+                nested.presumed = Some(presume(self.frames.facts(depth)));
             }
             for outer in depends_on(&waiting).filter(|outer| *outer < depth) {
-                self.frames[outer].facts.wait(number);
+                self.frames.facts_mut(outer).wait(number);
             }
             self.judge_again(number, waiting);
         }
@@ -340,8 +337,7 @@ impl Core {
 
 /// What the document in a string of this object is presumed to be: of the same kind. Where that is not known, a document
 /// that does not say its kind counts as of every kind.
-fn presume(frame: &Frame) -> Presumed {
-    let facts = &frame.facts;
+fn presume(facts: &Facts) -> Presumed {
     Presumed { kinds: facts.kinds, decided: facts.decided, suspect: !facts.decided && facts.kinds == 0 }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Candidate {
     pub(super) base64: bool,
     /// The object that the value belongs to: an open container, by depth.
     pub(super) anchor: usize,
-    /// Where in the path the object's own part begins.
+    /// Where in the path the object's own part begins, once the value has been read.
     pub(super) path_from: usize,
     /// What the token is bound to, once known for good.
     pub(super) bound: Option<Bytes>,
@@ -35,6 +35,11 @@ pub(super) struct KindCondition {
 }
 
 impl Candidate {
+    /// A rule that masks the value, whatever else is known.
+    pub(super) fn new(rule: RuleId, base64: bool, anchor: usize) -> Self {
+        Self { rule, base64, anchor, path_from: 0, bound: None, kinds: None, clause: None, subject: None }
+    }
+
     pub(super) fn is_certain(&self) -> bool {
         self.kinds.is_none() && self.clause.is_none() && self.subject.is_none() && self.bound.is_some()
     }
@@ -65,9 +70,7 @@ pub(super) enum Need {
     Nothing,
     /// What it says about its object, and nothing else.
     Said,
-    Digest {
-        base64: bool,
-    },
+    Digest,
     Text,
 }
 
@@ -123,7 +126,7 @@ pub(super) enum NeedState {
     Nothing,
     /// Kept by the masker: such values are many, and short.
     Said,
-    Digest(Box<ValueDigest>),
+    Digest(ValueDigest),
     Text(Vec<u8>),
 }
 
@@ -167,7 +170,7 @@ impl Leaf {
         for candidate in &self.candidates {
             let wanted = match scope.action(candidate.rule) {
                 _ if scope.searches(candidate.rule) => Need::Text,
-                Action::Hash => Need::Digest { base64: candidate.base64 },
+                Action::Hash => Need::Digest,
                 Action::Partial => Need::Text,
                 Action::Redact | Action::Drop => Need::Nothing,
             };
@@ -181,7 +184,7 @@ impl Leaf {
         self.need = match need {
             Need::Nothing => NeedState::Nothing,
             Need::Said => NeedState::Said,
-            Need::Digest { base64 } => NeedState::Digest(Box::new(ValueDigest::new(base64))),
+            Need::Digest => NeedState::Digest(ValueDigest::default()),
             Need::Text => NeedState::Text(Vec::new()),
         };
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Handler, Interest, Scalar, Scanner,
-    frame::{Facts, Frame, Inside, Names, Truth},
+    frame::{Frame, Frames, Inside, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
 };
@@ -117,28 +117,13 @@ impl Origin {
     }
 }
 
-/// The last step of a path.
-#[derive(Clone, Copy)]
-enum Step {
-    /// It is in the path.
-    Written,
-    /// It is a key: where that lies in the chunk.
-    Key(usize, usize),
-    /// It is an index.
-    Index(u32),
-}
-
 pub(super) struct Core {
     pub(super) scope: Scope,
     pub(super) origin: Origin,
     chunk: Bytes,
     /// Up to here the chunk has been handed on, or replaced.
     passed: usize,
-    pub(super) frames: Vec<Frame>,
-    /// From the document's root to the current container, or value, for tokens: keys after 0, indexes after 1.
-    path: Vec<u8>,
-    /// What leads on from there to the current value. Most values need no path, so it is written only when one does.
-    step: Step,
+    pub(super) frames: Frames,
     /// Where in the chunk something begins that detectors should look at, from some place on; `None` if nobody has looked.
     suspicious: Option<usize>,
     /// What a value that only says something about its object says.
@@ -158,9 +143,7 @@ impl Core {
             origin,
             chunk: Bytes::new(),
             passed: 0,
-            frames: Vec::new(),
-            path: Vec::new(),
-            step: Step::Written,
+            frames: Frames::default(),
             suspicious: None,
             said: Vec::new(),
             next_state: 0,
@@ -175,33 +158,14 @@ impl Core {
     /// The state of the value that starts now.
     #[inline]
     fn enter_value(&mut self) -> StateId {
-        let Some(top) = self.frames.last_mut() else { return self.scope.root() };
-        if top.object {
-            return self.next_state;
-        }
-        self.step = Step::Index(top.index);
-        top.index = top.index.wrapping_add(1);
-        self.key_rules.clear();
-        self.scope.automaton().element(top.state)
-    }
-
-    /// Puts what leads to the current value at the end of the path.
-    fn write_step(&mut self) {
-        let Some(top) = self.frames.last() else { return };
-        match self.step {
-            Step::Written => return,
-            Step::Key(start, length) => {
-                self.path.truncate(top.path_len);
-                self.path.push(0);
-                self.path.extend_from_slice(&self.chunk[start..start + length]);
+        match self.frames.element() {
+            Some(array) => {
+                self.key_rules.clear();
+                self.scope.automaton().element(array)
             }
-            Step::Index(index) => {
-                self.path.truncate(top.path_len);
-                self.path.push(1);
-                self.path.extend_from_slice(&index.to_be_bytes());
-            }
+            None if self.frames.is_empty() => self.scope.root(),
+            None => self.next_state,
         }
-        self.step = Step::Written;
     }
 
     /// Whether no rule says anything about the value in this state.
@@ -233,17 +197,7 @@ impl Core {
         let suspect = self.origin.presumed.suspect;
         let asks = |rule| !suspect && self.scope.depends_on_object(rule);
         if let Some(inside) = self.frames[depth].inside {
-            let candidate = Candidate {
-                rule: inside.rule,
-                base64: inside.base64,
-                anchor: inside.anchor,
-                path_from: self.frames[inside.anchor].path_len,
-                bound: None,
-                kinds: None,
-                clause: None,
-                subject: None,
-            };
-            leaf.candidates.push(candidate);
+            leaf.candidates.push(Candidate::new(inside.rule, inside.base64, inside.anchor));
         }
         for accept in self.scope.automaton().accepts(state) {
             match *accept {
@@ -258,26 +212,21 @@ impl Core {
                     let mut condition =
                         (kinds != 0).then_some(KindCondition { kinds, depth: anchor, list: false });
                     if kinds != 0 && !self.scope.holds_unknown(rule) {
-                        if self.frames[anchor].facts.is_of(kinds) != Truth::True {
+                        if self.frames.facts(anchor).is_of(kinds) != Truth::True {
                             continue;
                         }
                         condition = None;
                     }
                     leaf.candidates.push(Candidate {
-                        rule,
-                        base64,
-                        anchor,
-                        path_from: self.frames[anchor].path_len,
-                        bound: None,
                         kinds: condition,
                         clause: clause.map(|clause| (clause, depth)),
                         subject: asks(rule).then_some(anchor),
+                        ..Candidate::new(rule, base64, anchor)
                     });
                 }
                 Accept::Json { rule, up } if self.scope.is_active(rule) => {
                     let anchor = (depth + 1).saturating_sub(up as usize);
-                    let path_from = self.frames[anchor].path_len;
-                    leaf.nested = Some(Nested { rule, anchor, path_from, bound: None, presumed: None });
+                    leaf.nested = Some(Nested { rule, anchor, path_from: 0, bound: None, presumed: None });
                 }
                 Accept::Sibling(clause) => leaf.captures.clauses |= 1 << clause,
                 Accept::Kind => leaf.captures.kind = true,
@@ -291,16 +240,9 @@ impl Core {
         }
         for rule in &self.key_rules {
             let anchor = self.frames[depth].nearest;
-            let path_from = self.frames[anchor].path_len;
             leaf.candidates.push(Candidate {
-                rule: *rule,
-                base64: false,
-                anchor,
-                path_from,
-                bound: None,
-                kinds: None,
-                clause: None,
                 subject: asks(*rule).then_some(anchor),
+                ..Candidate::new(*rule, false, anchor)
             });
         }
         if leaf.candidates.len() > 1 && self.frames[depth].inside.is_none() {
@@ -338,7 +280,7 @@ impl Core {
     }
 
     fn end_of_chunk(&mut self) -> Result<(), MaskErrorKind> {
-        self.write_step();
+        self.frames.write_path(&self.chunk);
         if self.leaf.active && self.leaf.masking {
             self.keep_original(self.chunk.len());
             self.leaf.start = 0;
@@ -398,18 +340,18 @@ impl Core {
         let mut consistent = true;
         if captures.kind {
             let (kinds, list_kinds) = self.scope.kind_bits(said);
-            consistent &= self.frames[parent].facts.say_kind(kinds, list_kinds);
+            consistent &= self.frames.facts_mut(parent).say_kind(kinds, list_kinds);
         }
         let too_long = said.len() > CAPTURE_LIMIT;
         for clause in (0..32u8).filter(|clause| captures.clauses & (1 << clause) != 0) {
             let holds = too_long || self.scope.clause_matches(clause, said);
-            consistent &= self.frames[parent].facts.say_clause(clause, holds);
+            consistent &= self.frames.facts_mut(parent).say_clause(clause, holds);
         }
         if !consistent {
             return Err(MaskErrorKind::Ambiguous);
         }
         if captures.kind_of {
-            let facts = &mut self.frames[parent].facts;
+            let facts = self.frames.facts_mut(parent);
             if facts.kind_of.is_some() && facts.consulted {
                 return Err(MaskErrorKind::Ambiguous);
             }
@@ -419,7 +361,7 @@ impl Core {
             self.reconsider(parent);
         }
         if let (Some(label), Some(object)) = (captures.label, parent.checked_sub(2)) {
-            let facts = &mut self.frames[object].facts;
+            let facts = self.frames.facts_mut(object);
             if facts.metadata_done && facts.consulted {
                 return Err(MaskErrorKind::Ambiguous);
             }
@@ -436,10 +378,10 @@ impl Core {
         if !(uid || namespace || name) {
             return Ok(());
         }
-        if self.frames[object].facts.metadata_done && self.frames[object].facts.consulted {
+        if self.frames.facts(object).metadata_done && self.frames.facts(object).consulted {
             return Err(MaskErrorKind::Ambiguous);
         }
-        let names = self.frames[object].facts.names.get_or_insert_with(Box::<Names>::default);
+        let names = &mut self.frames.facts_mut(object).names;
         let field = match (uid, namespace) {
             (true, _) => &mut names.uid,
             (_, true) => &mut names.namespace,
@@ -457,9 +399,9 @@ impl Core {
 
     /// The value is certainly masked: nothing has to be kept for a decision.
     fn replace_leaf(&mut self, need: NeedState) {
-        self.write_step();
+        self.frames.write_path(&self.chunk);
         let Some(candidate) = self.leaf.candidates.first() else { return };
-        let path = &self.path[candidate.path_from..];
+        let path = &self.frames.path()[self.frames.path_len(candidate.anchor)..];
         let masked = self.replacement(candidate, self.leaf.scalar, &need.into(), path);
         let rule = candidate.rule;
         self.count(rule, 1);
@@ -467,13 +409,19 @@ impl Core {
     }
 
     fn decide_leaf(&mut self, need: NeedState) {
-        self.write_step();
+        self.frames.write_path(&self.chunk);
         let leaf = &mut self.leaf;
+        for candidate in &mut leaf.candidates {
+            candidate.path_from = self.frames.path_len(candidate.anchor);
+        }
+        if let Some(nested) = &mut leaf.nested {
+            nested.path_from = self.frames.path_len(nested.anchor);
+        }
         let waiting = super::leaf::Waiting {
             scalar: leaf.scalar,
             original: std::mem::take(&mut leaf.original),
             kept: need.into(),
-            path: self.path.clone(),
+            path: self.frames.path().to_vec(),
             candidates: std::mem::take(&mut leaf.candidates),
             nested: leaf.nested.take(),
         };
@@ -482,51 +430,44 @@ impl Core {
 
     /// A container starts: which object is it, and is all of it masked?
     fn open_frame(&mut self, state: StateId, object: bool) {
-        self.write_step();
         let depth = self.frames.len();
-        let mut facts = Facts::default();
-        let mut nearest = self.frames.last().map_or(0, |parent| parent.nearest);
-        let (mut list_item, mut metadata) = (false, false);
-        if self.is_plain(state) {
-            self.leaf.candidates.clear();
-        } else {
+        let parent = self.frames.last();
+        let mut frame = Frame::new(object, state, parent.map_or(0, |parent| parent.nearest));
+        frame.inside = parent.and_then(|parent| parent.inside);
+        if !self.is_plain(state) {
             self.look(state);
             self.leaf.active = false;
+            if frame.inside.is_none() && !self.leaf.candidates.is_empty() {
+                frame.inside = self.masked_container();
+            }
         }
-        for accept in self.scope.automaton().accepts(state) {
+        let accepts = self.scope.automaton().accepts(state);
+        if accepts.is_empty() || !object {
+            return self.frames.push(frame);
+        }
+        let Presumed { mut kinds, mut decided, .. } = Presumed::default();
+        for accept in accepts {
             match accept {
-                Accept::Object if object && (depth == 0 || self.scope.is_kubernetes()) => {
-                    nearest = depth;
-                    facts.kinds |= self.origin.presumed.kinds;
-                    facts.decided |= self.origin.presumed.decided;
+                Accept::Object if depth == 0 || self.scope.is_kubernetes() => {
+                    frame.nearest = depth;
+                    kinds |= self.origin.presumed.kinds;
+                    decided |= self.origin.presumed.decided;
                 }
-                Accept::ListItem if object && depth >= 2 => {
-                    list_item = true;
-                    let list = &self.frames[depth - 2].facts;
-                    facts.kinds |= list.list_kinds;
-                    facts.decided |= list.list_kinds != 0;
+                Accept::ListItem if depth >= 2 => {
+                    frame.list_item = true;
+                    let list = self.frames.facts(depth - 2).list_kinds;
+                    kinds |= list;
+                    decided |= list != 0;
                 }
-                Accept::Metadata => metadata = object,
+                Accept::Metadata => frame.metadata = true,
                 _ => {}
             }
         }
-        let inside = match self.frames.last().and_then(|parent| parent.inside) {
-            Some(inside) => Some(inside),
-            None if self.leaf.candidates.is_empty() => None,
-            None => self.masked_container(),
-        };
-        let path_len = self.path.len();
-        self.frames.push(Frame {
-            object,
-            state,
-            index: 0,
-            path_len,
-            nearest,
-            inside,
-            list_item,
-            metadata,
-            facts,
-        });
+        self.frames.push(frame);
+        if kinds != 0 || decided {
+            let facts = self.frames.facts_mut(depth);
+            (facts.kinds, facts.decided) = (kinds, decided);
+        }
     }
 
     /// The first rule that certainly masks the container that starts. Where that is not known yet, it does not: a value
@@ -550,10 +491,10 @@ impl Core {
             }
             // Should it turn out otherwise, the stream ends.
             if let (Some(condition), Truth::Unknown) = (candidate.kinds, kind) {
-                self.frames[condition.depth].facts.denied |= condition.kinds;
+                self.frames.facts_mut(condition.depth).denied |= condition.kinds;
             }
             if let (Some((clause, depth)), Truth::Unknown) = (candidate.clause, clause) {
-                self.frames[depth].facts.clauses_denied |= 1 << clause;
+                self.frames.facts_mut(depth).clauses_denied |= 1 << clause;
             }
             (kind == Truth::True && clause == Truth::True).then_some(Inside {
                 rule: candidate.rule,
@@ -565,58 +506,51 @@ impl Core {
 }
 
 impl Handler for Core {
-    fn open(&mut self, _: usize, object: bool) -> Result<(), MaskErrorKind> {
+    #[inline]
+    fn open(&mut self, _: usize, object: bool) {
         let state = self.enter_value();
         self.open_frame(state, object);
-        Ok(())
-    }
-
-    fn close(&mut self, _: usize) -> Result<(), MaskErrorKind> {
-        self.settle_closing();
-        let metadata = self.frames.last().is_some_and(|closing| closing.metadata);
-        self.frames.truncate(self.frames.len().saturating_sub(1));
-        self.path.truncate(self.frames.last().map_or(0, |parent| parent.path_len));
-        if metadata && let Some(parent) = self.frames.len().checked_sub(1) {
-            self.frames[parent].facts.metadata_done = true;
-            self.reconsider(parent);
-        }
-        Ok(())
     }
 
     #[inline]
-    fn key(&mut self, key: &[u8], at: Option<usize>) -> Result<(), MaskErrorKind> {
-        let Some(top) = self.frames.last() else { return Ok(()) };
-        match at {
-            Some(at) => self.step = Step::Key(at, key.len()),
-            None => {
-                self.step = Step::Written;
-                self.path.truncate(top.path_len);
-                self.path.push(0);
-                self.path.extend_from_slice(key);
-            }
+    fn close(&mut self, _: usize) {
+        self.settle_closing();
+        let closed = self.frames.pop();
+        if closed.is_some_and(|closed| closed.metadata)
+            && let Some(parent) = self.frames.len().checked_sub(1)
+        {
+            self.frames.facts_mut(parent).metadata_done = true;
+            self.reconsider(parent);
         }
-        self.next_state = self.scope.automaton().member(top.state, key);
+    }
+
+    #[inline]
+    fn key(&mut self, key: &[u8], at: Option<usize>) {
+        let Some(top) = self.frames.last() else { return };
+        let state = top.state;
+        match at {
+            Some(at) => self.frames.member(at, key.len()),
+            None => self.frames.member_apart(key, &self.chunk),
+        }
+        self.next_state = self.scope.automaton().member(state, key);
         if self.scope.has_keys {
             self.scope.key_rules(key, &mut self.key_rules);
         }
-        Ok(())
     }
 
     #[inline]
-    fn open_string(&mut self, at: usize) -> Result<Interest, MaskErrorKind> {
+    fn open_string(&mut self, at: usize) -> Interest {
         let state = self.enter_value();
         if self.is_plain(state) {
             self.leaf.active = false;
-            return Ok(Interest::Nothing);
+            return Interest::Nothing;
         }
         self.look(state);
-        if !self.leaf.active {
-            return Ok(Interest::Nothing);
+        match () {
+            () if !self.leaf.active => Interest::Nothing,
+            () if self.is_only_searched() => Interest::Glance,
+            () => self.look_at_string(at),
         }
-        if self.is_only_searched() {
-            return Ok(Interest::Glance);
-        }
-        Ok(self.look_at_string(at))
     }
 
     fn glance(&mut self, start: usize, end: usize) -> bool {
@@ -660,16 +594,13 @@ impl Handler for Core {
     }
 
     #[inline]
-    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<Interest, MaskErrorKind> {
+    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Interest {
         let state = self.enter_value();
         if self.is_plain(state) {
             self.leaf.active = false;
-            return Ok(Interest::Nothing);
+            return Interest::Nothing;
         }
         self.look(state);
-        if !self.leaf.active {
-            return Ok(Interest::Nothing);
-        }
         // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
         self.leaf.nested = None;
         let scope = &self.scope;
@@ -678,10 +609,10 @@ impl Handler for Core {
         self.leaf.active = self.leaf.masking;
         self.leaf.scalar = Some(scalar);
         if !self.leaf.masking {
-            return Ok(Interest::Nothing);
+            return Interest::Nothing;
         }
         self.start_masking(at);
-        Ok(Interest::End)
+        Interest::End
     }
 
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind> {

@@ -6,6 +6,7 @@ mod judge;
 mod leaf;
 mod masker;
 mod scan;
+mod stops;
 mod text;
 
 #[cfg(test)]

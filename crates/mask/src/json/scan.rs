@@ -1,22 +1,25 @@
 //! A push scanner for JSON, strict by RFC 8259: nothing is accepted that another reader might understand differently.
 //!
 //! It takes chunks that end anywhere, also inside an escape, a UTF-8 sequence or a number, keeps a byte per level of nesting,
-//! and tells a [`Handler`] what it sees with positions in the current chunk. Bytes inside strings are looked at eight at
-//! a time, and copied only if the handler wants them.
+//! and tells a [`Handler`] what it sees with positions in the current chunk. Bytes inside strings are looked at many at a
+//! time ([`Stops`]), and copied only if the handler wants them.
 
-use super::text::{Content, StringScan};
+use super::{
+    stops::Stops,
+    text::{Content, StringScan},
+};
 use crate::{MaskError, MaskErrorKind};
 
 /// What a scanner tells. Positions are offsets into the chunk given to [`Scanner::push`].
 pub(crate) trait Handler {
     /// A container opens at `at`.
-    fn open(&mut self, at: usize, object: bool) -> Result<(), MaskErrorKind>;
+    fn open(&mut self, at: usize, object: bool);
     /// The innermost container ended just before `end`.
-    fn close(&mut self, end: usize) -> Result<(), MaskErrorKind>;
+    fn close(&mut self, end: usize);
     /// A member's key, unescaped; `at` says where in the chunk it lies, if it lies there as it is.
-    fn key(&mut self, key: &[u8], at: Option<usize>) -> Result<(), MaskErrorKind>;
+    fn key(&mut self, key: &[u8], at: Option<usize>);
     /// A string value opens at `at` (its quote). Says what is wanted of it.
-    fn open_string(&mut self, at: usize) -> Result<Interest, MaskErrorKind>;
+    fn open_string(&mut self, at: usize) -> Interest;
     /// Of a string that is at most to be glanced at: its content lies there as it is, from `start` to `end`. Says whether that
     /// is all; otherwise [`look_at_string`](Self::look_at_string) follows.
     fn glance(&mut self, start: usize, end: usize) -> bool;
@@ -27,7 +30,7 @@ pub(crate) trait Handler {
     /// The string ended just before `end`.
     fn close_string(&mut self, end: usize) -> Result<(), MaskErrorKind>;
     /// A number, boolean or null starts at `at`. Says what is wanted of it; there is no text.
-    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Result<Interest, MaskErrorKind>;
+    fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Interest;
     /// It ended just before `end`.
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind>;
 }
@@ -95,6 +98,7 @@ pub(crate) struct Scanner {
     /// One per open container: whether it is an object.
     stack: Vec<bool>,
     string: StringScan,
+    stops: Stops,
     /// What the handler wants of the value that is open.
     interest: Interest,
     key: Vec<u8>,
@@ -114,6 +118,7 @@ impl Scanner {
             state: State::Value,
             stack: Vec::new(),
             string: StringScan::default(),
+            stops: Stops::default(),
             interest: Interest::Nothing,
             key: Vec::new(),
             max_depth,
@@ -130,6 +135,7 @@ impl Scanner {
             return Err(failed.clone());
         }
         let mut at = 0;
+        self.stops.forget();
         match self.run(chunk, &mut at, handler) {
             Ok(()) => {
                 self.before += chunk.len() as u64;
@@ -205,21 +211,19 @@ impl Scanner {
                 Ok(())
             }
             (State::Next | State::FirstKey, b'}') | (State::Next | State::FirstElement, b']') => {
-                if self.stack.pop() != Some(byte == b'}') {
-                    return Err(MaskErrorKind::Malformed("a bracket closes what another opened"));
-                }
-                *at += 1;
-                self.after_value();
-                handler.close(*at)
+                self.close(at, byte, handler)
             }
             (State::Colon, b':') => {
                 self.state = State::Value;
                 *at += 1;
                 Ok(())
             }
-            (State::Key | State::FirstKey, b'"') => self.members(chunk, at, handler),
-            (State::Value | State::FirstElement, _) => self.open_value(chunk, at, byte, handler),
-            (State::Between, _) if self.sequence => self.open_value(chunk, at, byte, handler),
+            (State::Key | State::FirstKey, b'"') => {
+                self.open_key(chunk, at, handler)?;
+                if self.passes_colon(chunk, at) { self.values(chunk, at, handler) } else { Ok(()) }
+            }
+            (State::Value | State::FirstElement, _) => self.values(chunk, at, handler),
+            (State::Between, _) if self.sequence => self.values(chunk, at, handler),
             (State::Between, _) => Err(MaskErrorKind::Malformed("something follows the document")),
             (State::Colon, _) => Err(MaskErrorKind::Malformed("a colon is missing")),
             (State::Key | State::FirstKey, _) => Err(MaskErrorKind::Malformed("a key is missing")),
@@ -227,30 +231,73 @@ impl Scanner {
         }
     }
 
-    /// From a key on, member by member, as long as each is plain, whole in the chunk, and of one value: most are.
-    fn members<H: Handler>(
+    /// From a value on, token by token, as long as each is whole in the chunk: most are.
+    fn values<H: Handler>(
         &mut self,
         chunk: &[u8],
         at: &mut usize,
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
-        loop {
-            self.open_key(chunk, at, handler)?;
-            if self.state != State::Colon || chunk.get(*at) != Some(&b':') {
-                return Ok(());
+        while let Some(byte) = skip_space(chunk, at) {
+            self.open_value(chunk, at, byte, handler)?;
+            // What follows, up to the next value.
+            loop {
+                match (self.state, skip_space(chunk, at)) {
+                    (State::Next, Some(b',')) => {
+                        *at += 1;
+                        if !self.stack.last().copied().unwrap_or_default() {
+                            self.state = State::Value;
+                            break;
+                        }
+                        self.state = State::Key;
+                        if skip_space(chunk, at) != Some(b'"') {
+                            return Ok(());
+                        }
+                        self.open_key(chunk, at, handler)?;
+                        if !self.passes_colon(chunk, at) {
+                            return Ok(());
+                        }
+                        break;
+                    }
+                    (State::FirstKey, Some(b'"')) => {
+                        self.open_key(chunk, at, handler)?;
+                        if !self.passes_colon(chunk, at) {
+                            return Ok(());
+                        }
+                        break;
+                    }
+                    (State::Next | State::FirstKey, Some(b'}'))
+                    | (State::Next | State::FirstElement, Some(b']')) => {
+                        self.close(at, chunk[*at], handler)?;
+                    }
+                    (State::FirstElement, Some(_)) => break,
+                    _ => return Ok(()),
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Goes past a colon, if a key has come to its end and the colon is there.
+    #[inline]
+    fn passes_colon(&mut self, chunk: &[u8], at: &mut usize) -> bool {
+        let passes = self.state == State::Colon && skip_space(chunk, at) == Some(b':');
+        if passes {
             *at += 1;
             self.state = State::Value;
-            match chunk.get(*at) {
-                None | Some(b' ' | b'\n' | b'\r' | b'\t') => return Ok(()),
-                Some(byte) => self.open_value(chunk, at, *byte, handler)?,
-            }
-            if self.state != State::Next || chunk.get(*at..*at + 2) != Some(b",\"") {
-                return Ok(());
-            }
-            *at += 1;
-            self.state = State::Key;
         }
+        passes
+    }
+
+    #[inline]
+    fn close<H: Handler>(&mut self, at: &mut usize, byte: u8, handler: &mut H) -> Result<(), MaskErrorKind> {
+        if self.stack.pop() != Some(byte == b'}') {
+            return Err(MaskErrorKind::Malformed("a bracket closes what another opened"));
+        }
+        *at += 1;
+        self.after_value();
+        handler.close(*at);
+        Ok(())
     }
 
     fn open_value<H: Handler>(
@@ -263,10 +310,9 @@ impl Scanner {
         self.started = true;
         match byte {
             b'"' => {
-                self.interest = handler.open_string(*at)?;
+                self.interest = handler.open_string(*at);
                 let start = *at + 1;
-                if let Some(length) = StringScan::whole(&chunk[start..]) {
-                    let end = start + length;
+                if let Some(end) = self.whole(chunk, start) {
                     if self.interest == Interest::Glance {
                         self.interest = match handler.glance(start, end) {
                             true => Interest::Nothing,
@@ -292,10 +338,10 @@ impl Scanner {
                 let object = byte == b'{';
                 self.stack.push(object);
                 self.state = if object { State::FirstKey } else { State::FirstElement };
-                handler.open(*at, object)?;
+                handler.open(*at, object);
             }
             b'-' | b'0'..=b'9' => {
-                self.interest = handler.open_scalar(*at, Scalar::Number)?;
+                self.interest = handler.open_scalar(*at, Scalar::Number);
                 let number = match byte {
                     b'-' => Number::Minus,
                     b'0' => Number::Zero,
@@ -310,7 +356,7 @@ impl Scanner {
                     b'f' => (b"false", Scalar::Bool),
                     _ => (b"null", Scalar::Null),
                 };
-                self.interest = handler.open_scalar(*at, scalar)?;
+                self.interest = handler.open_scalar(*at, scalar);
                 if chunk[*at..].starts_with(word) {
                     *at += word.len();
                     return self.end_scalar(*at, handler);
@@ -343,6 +389,14 @@ impl Scanner {
         self.state = if self.stack.is_empty() { State::Between } else { State::Next };
     }
 
+    /// Where the string ends whose content starts here, if it needs no unescaping and its end is in the chunk.
+    #[inline]
+    fn whole(&mut self, chunk: &[u8], start: usize) -> Option<usize> {
+        let (end, ascii) = self.stops.next(chunk, start);
+        let closed = chunk.get(end) == Some(&b'"');
+        (closed && (ascii || std::str::from_utf8(&chunk[start..end]).is_ok())).then_some(end)
+    }
+
     /// Most keys are short, plain, and whole in the chunk: those are handed on where they lie.
     fn open_key<H: Handler>(
         &mut self,
@@ -351,13 +405,14 @@ impl Scanner {
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
         let start = *at + 1;
-        if let Some(length) = StringScan::whole(&chunk[start..]) {
-            if length > self.max_key {
+        if let Some(end) = self.whole(chunk, start) {
+            if end - start > self.max_key {
                 return Err(MaskErrorKind::KeyTooLong);
             }
-            *at = start + length + 1;
+            *at = end + 1;
             self.state = State::Colon;
-            return handler.key(&chunk[start..start + length], Some(start));
+            handler.key(&chunk[start..end], Some(start));
+            return Ok(());
         }
         self.key.clear();
         self.string.open(true);
@@ -375,16 +430,17 @@ impl Scanner {
     ) -> Result<(), MaskErrorKind> {
         let closed = if key {
             let mut into_key = KeyBuffer { key: &mut self.key, max: self.max_key };
-            self.string.run(chunk, at, &mut into_key)?
+            self.string.run(chunk, at, &mut self.stops, &mut into_key)?
         } else {
-            self.string.run(chunk, at, &mut IntoHandler(handler))?
+            self.string.run(chunk, at, &mut self.stops, &mut IntoHandler(handler))?
         };
         if !closed {
             return Ok(());
         }
         if key {
             self.state = State::Colon;
-            return handler.key(&self.key, None);
+            handler.key(&self.key, None);
+            return Ok(());
         }
         self.end_string(*at, handler)
     }
@@ -482,22 +538,19 @@ mod tests {
     struct Notes(Vec<u8>);
 
     impl Handler for Notes {
-        fn open(&mut self, _: usize, object: bool) -> Result<(), MaskErrorKind> {
+        fn open(&mut self, _: usize, object: bool) {
             self.0.push(if object { b'{' } else { b'[' });
-            Ok(())
         }
-        fn close(&mut self, _: usize) -> Result<(), MaskErrorKind> {
+        fn close(&mut self, _: usize) {
             self.0.push(b')');
-            Ok(())
         }
-        fn key(&mut self, key: &[u8], _: Option<usize>) -> Result<(), MaskErrorKind> {
+        fn key(&mut self, key: &[u8], _: Option<usize>) {
             self.0.extend_from_slice(key);
             self.0.push(b':');
-            Ok(())
         }
-        fn open_string(&mut self, _: usize) -> Result<Interest, MaskErrorKind> {
+        fn open_string(&mut self, _: usize) -> Interest {
             self.0.push(b'<');
-            Ok(Interest::Text)
+            Interest::Text
         }
         fn glance(&mut self, _: usize, _: usize) -> bool {
             false
@@ -513,9 +566,9 @@ mod tests {
             self.0.push(b'>');
             Ok(())
         }
-        fn open_scalar(&mut self, _: usize, _: Scalar) -> Result<Interest, MaskErrorKind> {
+        fn open_scalar(&mut self, _: usize, _: Scalar) -> Interest {
             self.0.push(b'#');
-            Ok(Interest::End)
+            Interest::End
         }
         fn close_scalar(&mut self, _: usize) -> Result<(), MaskErrorKind> {
             self.0.push(b'.');

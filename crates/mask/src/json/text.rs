@@ -1,7 +1,8 @@
-//! The inside of JSON strings: found eight bytes at a time, checked, unescaped, escaped.
+//! The inside of JSON strings: checked, unescaped, escaped.
 
 use std::fmt::Write as _;
 
+use super::stops::Stops;
 use crate::MaskErrorKind;
 
 /// Takes the unescaped content of a string, in runs.
@@ -37,18 +38,12 @@ impl StringScan {
         *self = Self { wanted, ..Self::default() };
     }
 
-    /// The length of the string that starts here, if its end is in sight and it needs no unescaping.
-    pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
-        let (length, ascii) = plain_run(bytes);
-        let closed = bytes.get(length) == Some(&b'"');
-        (closed && (ascii || std::str::from_utf8(&bytes[..length]).is_ok())).then_some(length)
-    }
-
     /// Goes on from `at`; true when the closing quote has been passed.
     pub(super) fn run<C: Content>(
         &mut self,
         chunk: &[u8],
         at: &mut usize,
+        stops: &mut Stops,
         content: &mut C,
     ) -> Result<bool, MaskErrorKind> {
         self.complete_partial(chunk, at, content)?;
@@ -58,18 +53,17 @@ impl StringScan {
                 *at += 1;
                 continue;
             }
-            let rest = &chunk[*at..];
-            let (length, ascii) = plain_run(rest);
-            let run = &rest[..length];
+            let (end, ascii) = stops.next(chunk, *at);
+            let run = &chunk[*at..end];
             if !ascii {
-                self.check_utf8(run, length == rest.len())?;
+                self.check_utf8(run, end == chunk.len())?;
             }
-            if length > 0 {
+            if !run.is_empty() {
                 self.flush_high(content)?;
                 self.take(run, content)?;
-                *at += length;
+                *at = end;
             }
-            match rest.get(length) {
+            match chunk.get(end) {
                 None => return Ok(false),
                 Some(b'"') => {
                     self.flush_high(content)?;
@@ -185,73 +179,6 @@ impl StringScan {
     }
 }
 
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-
-/// How many bytes from the start are neither quote, backslash nor control character, and whether all of those are ASCII.
-///
-/// memchr could find the first two, but not the third; eight bytes in a register find all of them in one pass, and where
-/// a string is long, the compiler makes vector instructions of the loop over a block.
-#[inline]
-fn plain_run(bytes: &[u8]) -> (usize, bool) {
-    let (mut at, mut high) = (0, 0);
-    while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*block);
-        let stop = stops(word);
-        if stop != 0 {
-            let bits = stop.trailing_zeros() & !7;
-            high |= word & HIGH & ((1u64 << bits) - 1);
-            return (at + bits as usize / 8, high == 0);
-        }
-        high |= word & HIGH;
-        at += 8;
-        if at == 32 {
-            while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk::<BLOCK>()) {
-                let (plain, beyond) = judge_block(block);
-                if !plain {
-                    break;
-                }
-                high |= u64::from(beyond & 0x80) << 56;
-                at += BLOCK;
-            }
-        }
-    }
-    let mut ascii = high == 0;
-    while let Some(&byte) = bytes.get(at) {
-        if byte == b'"' || byte == b'\\' || byte < 0x20 {
-            break;
-        }
-        ascii &= byte < 0x80;
-        at += 1;
-    }
-    (at, ascii)
-}
-
-const BLOCK: usize = 64;
-
-/// Whether a block holds nothing that ends a run, and all its bytes joined by `or`.
-#[inline]
-fn judge_block(block: &[u8; BLOCK]) -> (bool, u8) {
-    let (mut stop, mut joined) = (false, 0);
-    for &byte in block {
-        stop |= (byte == b'"') | (byte == b'\\') | (byte < 0x20);
-        joined |= byte;
-    }
-    (!stop, joined)
-}
-
-/// Flags bytes that end a run. The lowest flagged byte is exact (a borrow only spoils bytes above a hit), and only that one
-/// may be used.
-#[inline]
-const fn stops(word: u64) -> u64 {
-    let quote = word ^ (ONES * 0x22);
-    let backslash = word ^ (ONES * 0x5c);
-    ((quote.wrapping_sub(ONES) & !quote)
-        | (backslash.wrapping_sub(ONES) & !backslash)
-        | (word.wrapping_sub(ONES * 0x20) & !word))
-        & HIGH
-}
-
 /// Writes `text` as a JSON string, quotes included. Escapes what RFC 8259 demands, and `<`, `>`, `&` as Go does.
 pub(crate) fn escape(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
@@ -297,12 +224,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn a_plain_run_ends_where_a_byte_by_byte_search_says(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..40), prop::collection::vec(prop_oneof![60 => 0x23u8..0x5c, 1 => any::<u8>()], 0..300)]) {
-            let expected = bytes.iter().position(|byte| b"\"\\".contains(byte) || *byte < 0x20).unwrap_or(bytes.len());
-            prop_assert_eq!(plain_run(&bytes), (expected, bytes[..expected].is_ascii()));
-        }
-
         #[test]
         fn what_is_escaped_reads_back(text in prop_oneof![any::<String>(), "[a-z<&\"\\\\\n\u{2027}-\u{202a}\u{2080}]{0,12}"]) {
             let escaped = escape(&text);

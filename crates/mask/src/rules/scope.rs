@@ -357,7 +357,7 @@ impl Scope {
         let text = match (self.action(rule), value) {
             (Action::Drop, _) => return None,
             (Action::Redact, _) => token::token(self.name(rule), "redacted"),
-            (Action::Hash, value) => self.token(rule, binding, path, &value.digest(base64)),
+            (Action::Hash, value) => self.token(rule, binding, path, &value.digest()),
             (Action::Partial, Value::Text(text)) => self.partial(rule, base64, text),
             (Action::Partial, Value::Digest(_)) => self.partial(rule, base64, b""),
         };
@@ -471,11 +471,11 @@ pub(crate) enum Value<'a> {
 }
 
 impl Value<'_> {
-    fn digest(self, base64: bool) -> [u8; 32] {
+    fn digest(self) -> [u8; 32] {
         match self {
             Self::Digest(digest) => *digest,
             Self::Text(text) => {
-                let mut digest = token::ValueDigest::new(base64);
+                let mut digest = token::ValueDigest::default();
                 digest.update(text);
                 digest.finish()
             }
