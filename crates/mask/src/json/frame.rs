@@ -162,16 +162,15 @@ impl Frames {
         self.path.extend_from_slice(key);
     }
 
-    /// The current value is the next element; yields the array's state. None if no array is open.
+    /// The current value is the next element, if an array is open.
     #[inline]
-    pub(super) fn element(&mut self) -> Option<StateId> {
-        let top = self.open.last_mut()?;
-        if top.object {
-            return None;
+    pub(super) fn element(&mut self) {
+        if let Some(top) = self.open.last_mut()
+            && !top.object
+        {
+            self.step = Step::Index(top.index);
+            top.index = top.index.wrapping_add(1);
         }
-        self.step = Step::Index(top.index);
-        top.index = top.index.wrapping_add(1);
-        Some(top.state)
     }
 
     /// Makes the path lead to the current value.

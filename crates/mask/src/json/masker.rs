@@ -11,7 +11,7 @@ use super::{
 use crate::{
     MaskError, MaskErrorKind, Piece,
     detect::next_suspicion,
-    rules::{Accept, Anchor, RuleId, Scope, StateId},
+    rules::{Accept, Anchor, Automaton, RuleId, Scope, StateId},
 };
 
 /// Masks one JSON document, or a sequence of them, chunk by chunk.
@@ -128,7 +128,11 @@ pub(super) struct Core {
     suspicious: Option<usize>,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
+    /// The state of the next value: set by its key, or by the array.
     next_state: StateId,
+    in_array: bool,
+    /// Whether everything in the innermost container is masked.
+    inside: bool,
     key_rules: Vec<RuleId>,
     leaf: Leaf,
     pub(super) held: Held,
@@ -146,7 +150,9 @@ impl Core {
             frames: Frames::default(),
             suspicious: None,
             said: Vec::new(),
-            next_state: 0,
+            next_state: Automaton::<Accept>::ROOT,
+            in_array: false,
+            inside: false,
             key_rules: Vec::new(),
             leaf: Leaf::default(),
             held: Held::default(),
@@ -158,22 +164,31 @@ impl Core {
     /// The state of the value that starts now.
     #[inline]
     fn enter_value(&mut self) -> StateId {
-        match self.frames.element() {
-            Some(array) => {
-                self.key_rules.clear();
-                self.scope.automaton().element(array)
-            }
-            None if self.frames.is_empty() => self.scope.root(),
-            None => self.next_state,
+        if self.in_array {
+            self.frames.element();
+        }
+        self.next_state
+    }
+
+    /// Another container is the innermost one.
+    #[inline]
+    fn enter_container(&mut self) {
+        let Some(top) = self.frames.last() else {
+            (self.in_array, self.inside, self.next_state) = (false, false, Automaton::<Accept>::ROOT);
+            return;
+        };
+        self.inside = top.inside.is_some();
+        self.in_array = !top.object;
+        if self.in_array {
+            self.next_state = self.scope.automaton().element(top.state);
+            self.key_rules.clear();
         }
     }
 
     /// Whether no rule says anything about the value in this state.
     #[inline]
     fn is_plain(&self, state: StateId) -> bool {
-        self.scope.automaton().accepts(state).is_empty()
-            && self.key_rules.is_empty()
-            && self.frames.last().is_none_or(|parent| parent.inside.is_none())
+        !self.inside && self.key_rules.is_empty() && self.scope.automaton().is_plain(state)
     }
 
     /// Whether the value is to be searched by detectors, at most, so that it passes if they have nothing to look at.
@@ -443,7 +458,8 @@ impl Core {
         }
         let accepts = self.scope.automaton().accepts(state);
         if accepts.is_empty() || !object {
-            return self.frames.push(frame);
+            self.frames.push(frame);
+            return self.enter_container();
         }
         let Presumed { mut kinds, mut decided, .. } = Presumed::default();
         for accept in accepts {
@@ -468,6 +484,7 @@ impl Core {
             let facts = self.frames.facts_mut(depth);
             (facts.kinds, facts.decided) = (kinds, decided);
         }
+        self.enter_container();
     }
 
     /// The first rule that certainly masks the container that starts. Where that is not known yet, it does not: a value
@@ -516,6 +533,7 @@ impl Handler for Core {
     fn close(&mut self, _: usize) {
         self.settle_closing();
         let closed = self.frames.pop();
+        self.enter_container();
         if closed.is_some_and(|closed| closed.metadata)
             && let Some(parent) = self.frames.len().checked_sub(1)
         {
@@ -524,7 +542,7 @@ impl Handler for Core {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn key(&mut self, key: &[u8], at: Option<usize>) {
         let Some(top) = self.frames.last() else { return };
         let state = top.state;

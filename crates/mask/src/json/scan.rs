@@ -218,12 +218,9 @@ impl Scanner {
                 *at += 1;
                 Ok(())
             }
-            (State::Key | State::FirstKey, b'"') => {
-                self.open_key(chunk, at, handler)?;
-                if self.passes_colon(chunk, at) { self.values(chunk, at, handler) } else { Ok(()) }
-            }
-            (State::Value | State::FirstElement, _) => self.values(chunk, at, handler),
-            (State::Between, _) if self.sequence => self.values(chunk, at, handler),
+            (State::Key | State::FirstKey, b'"') => self.values(chunk, at, true, handler),
+            (State::Value | State::FirstElement, _) => self.values(chunk, at, false, handler),
+            (State::Between, _) if self.sequence => self.values(chunk, at, false, handler),
             (State::Between, _) => Err(MaskErrorKind::Malformed("something follows the document")),
             (State::Colon, _) => Err(MaskErrorKind::Malformed("a colon is missing")),
             (State::Key | State::FirstKey, _) => Err(MaskErrorKind::Malformed("a key is missing")),
@@ -231,62 +228,47 @@ impl Scanner {
         }
     }
 
-    /// From a value on, token by token, as long as each is whole in the chunk: most are.
+    /// From a value on, or its key, token by token, as long as each is whole in the chunk: most are.
     fn values<H: Handler>(
         &mut self,
         chunk: &[u8],
         at: &mut usize,
+        mut keyed: bool,
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
-        while let Some(byte) = skip_space(chunk, at) {
+        loop {
+            if keyed {
+                if skip_space(chunk, at) != Some(b'"') {
+                    return Ok(());
+                }
+                self.open_key(chunk, at, handler)?;
+                if self.state != State::Colon || skip_space(chunk, at) != Some(b':') {
+                    return Ok(());
+                }
+                *at += 1;
+                self.state = State::Value;
+            }
+            let Some(byte) = skip_space(chunk, at) else { return Ok(()) };
             self.open_value(chunk, at, byte, handler)?;
-            // What follows, up to the next value.
-            loop {
+            // What follows, up to the next value, or its key.
+            keyed = loop {
                 match (self.state, skip_space(chunk, at)) {
                     (State::Next, Some(b',')) => {
                         *at += 1;
-                        if !self.stack.last().copied().unwrap_or_default() {
-                            self.state = State::Value;
-                            break;
-                        }
-                        self.state = State::Key;
-                        if skip_space(chunk, at) != Some(b'"') {
-                            return Ok(());
-                        }
-                        self.open_key(chunk, at, handler)?;
-                        if !self.passes_colon(chunk, at) {
-                            return Ok(());
-                        }
-                        break;
+                        let object = self.stack.last().copied().unwrap_or_default();
+                        self.state = if object { State::Key } else { State::Value };
+                        break object;
                     }
-                    (State::FirstKey, Some(b'"')) => {
-                        self.open_key(chunk, at, handler)?;
-                        if !self.passes_colon(chunk, at) {
-                            return Ok(());
-                        }
-                        break;
-                    }
+                    (State::FirstKey, Some(b'"')) => break true,
                     (State::Next | State::FirstKey, Some(b'}'))
                     | (State::Next | State::FirstElement, Some(b']')) => {
                         self.close(at, chunk[*at], handler)?;
                     }
-                    (State::FirstElement, Some(_)) => break,
+                    (State::FirstElement, Some(_)) => break false,
                     _ => return Ok(()),
                 }
-            }
+            };
         }
-        Ok(())
-    }
-
-    /// Goes past a colon, if a key has come to its end and the colon is there.
-    #[inline]
-    fn passes_colon(&mut self, chunk: &[u8], at: &mut usize) -> bool {
-        let passes = self.state == State::Colon && skip_space(chunk, at) == Some(b':');
-        if passes {
-            *at += 1;
-            self.state = State::Value;
-        }
-        passes
     }
 
     #[inline]
@@ -300,6 +282,7 @@ impl Scanner {
         Ok(())
     }
 
+    #[inline]
     fn open_value<H: Handler>(
         &mut self,
         chunk: &[u8],
@@ -398,6 +381,7 @@ impl Scanner {
     }
 
     /// Most keys are short, plain, and whole in the chunk: those are handed on where they lie.
+    #[inline(always)]
     fn open_key<H: Handler>(
         &mut self,
         chunk: &[u8],
@@ -414,11 +398,16 @@ impl Scanner {
             handler.key(&chunk[start..end], Some(start));
             return Ok(());
         }
+        *at = start;
+        self.begin_key();
+        Ok(())
+    }
+
+    #[cold]
+    fn begin_key(&mut self) {
         self.key.clear();
         self.string.open(true);
         self.state = State::String { key: true };
-        *at = start;
-        Ok(())
     }
 
     fn in_string<H: Handler>(

@@ -23,6 +23,8 @@ pub(crate) struct Automaton<A> {
     /// For each state, where its part of `accepts` begins; and where the last one's ends.
     first: Vec<u32>,
     accepts: Vec<A>,
+    /// For each state, whether its part is empty.
+    plain: Vec<bool>,
 }
 
 /// Too many states: the paths are too many, or their `**` multiply.
@@ -63,7 +65,8 @@ impl<A: Clone> Automaton<A> {
             accepts.extend(complete.map(|(pattern, _)| patterns[*pattern].1.clone()));
         }
         first.push(accepts.len() as u32);
-        Ok(Self { keys, next, row, first, accepts })
+        let plain = first.windows(2).map(|ends| ends[0] == ends[1]).collect();
+        Ok(Self { keys, next, row, first, accepts, plain })
     }
 
     /// The state of an object's member.
@@ -76,6 +79,12 @@ impl<A: Clone> Automaton<A> {
     #[inline]
     pub(crate) fn element(&self, state: StateId) -> StateId {
         self.next[(state as usize + 1) * self.row - 1]
+    }
+
+    /// Whether no path ends here.
+    #[inline]
+    pub(crate) fn is_plain(&self, state: StateId) -> bool {
+        self.plain[state as usize]
     }
 
     /// What the paths that end here stand for, in the order they were given.

@@ -3,7 +3,7 @@
 use portcullis_core::RequestInfo;
 
 use super::{
-    Action, Caller, RuleId, Rules, Scope,
+    Action, Automaton, Caller, RuleId, Rules, Scope,
     compile::Accept,
     path::{Step, parse},
 };
@@ -44,7 +44,7 @@ impl Rules {
                 found.push((rule, when));
             }
         };
-        let mut state = scope.root();
+        let mut state = Automaton::<Accept>::ROOT;
         for (depth, step) in steps.iter().enumerate() {
             // What masks a container masks what is in it.
             let within = depth + 1 < steps.len();

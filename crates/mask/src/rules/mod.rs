@@ -9,7 +9,7 @@ mod path;
 mod scope;
 mod subject;
 
-pub(crate) use automaton::StateId;
+pub(crate) use automaton::{Automaton, StateId};
 pub use compile::Rules;
 pub(crate) use compile::{Accept, Anchor, RuleBits, RuleId};
 pub use config::{

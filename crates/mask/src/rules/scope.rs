@@ -8,7 +8,7 @@ use http::Extensions;
 use portcullis_core::{Grant, Identity, RequestInfo, Verdict};
 
 use super::{
-    Action, Archives, Limits, Pack, RuleBits, RuleId, Rules, StateId,
+    Action, Archives, Limits, Pack, RuleBits, RuleId, Rules,
     automaton::Automaton,
     compile::{Accept, CompiledRule},
     subject::{Object, Said, Subject},
@@ -256,10 +256,6 @@ impl Scope {
 
     pub(crate) fn label_matches(&self, label: u8, value: &[u8]) -> bool {
         self.rules.0.labels.matches(label, value)
-    }
-
-    pub(crate) fn root(&self) -> StateId {
-        Automaton::<Accept>::ROOT
     }
 
     /// The rules that mask the values of this key, wherever it stands.
