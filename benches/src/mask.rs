@@ -42,6 +42,12 @@ pub(crate) struct MaskArgs {
 pub(crate) struct MaskStreamArgs {
     /// The resource whose list is masked
     resource: String,
+    /// Look for everything in every string
+    #[arg(long)]
+    detectors: bool,
+    /// How many bytes
+    #[arg(long, default_value_t = LARGE)]
+    bytes: usize,
 }
 
 /// A list of objects of one resource.
@@ -89,21 +95,22 @@ pub(crate) fn stream(args: &MaskStreamArgs) -> Result<(), AnyError> {
     let document = documents.iter().find(|known| known.resource == args.resource).ok_or("no such list")?;
     let items = Bytes::from(document.items.clone());
     let comma = Bytes::from_static(b",");
-    let mut masker = Masker::new(document.scope.clone());
+    let scope = if args.detectors { &document.detecting } else { &document.scope };
+    let mut masker = Masker::new(scope.clone());
     let mut pieces = Vec::with_capacity(4096);
     let idle = status("VmRSS:")?;
     std::fs::write("/proc/self/clear_refs", "5")?;
     let began = now();
     masker.push(Bytes::from(document.head.clone()), &mut pieces)?;
     let mut passed = 0;
-    while passed < LARGE {
+    while passed < args.bytes {
         for chunk in chunks(&items) {
             passed += chunk.len();
             masker.push(chunk, &mut pieces)?;
             black_box(&pieces).iter().map(length).sum::<usize>();
             pieces.clear();
         }
-        masker.push(if passed < LARGE { comma.clone() } else { Bytes::new() }, &mut pieces)?;
+        masker.push(if passed < args.bytes { comma.clone() } else { Bytes::new() }, &mut pieces)?;
     }
     masker.push(Bytes::from_static(TAIL), &mut pieces)?;
     masker.finish(&mut pieces)?;

@@ -4,12 +4,15 @@
 //! with a bounded window: what may still become a secret waits, everything else passes. What has no constant (e-mail
 //! addresses, IBANs, numbers of cards) is short instead: see [`shape`].
 
+mod glance;
 pub(crate) mod judge;
 pub(crate) mod shape;
 
+pub(crate) use glance::{finds, next_prefix};
+
 use std::{ops::Range, sync::LazyLock};
 
-use regex::{Regex, bytes};
+use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +96,27 @@ impl Detector {
     /// Whether it can work on a stream, and not only on a whole string.
     pub(crate) fn streams(self) -> bool {
         Self::STREAMING.contains(&self)
+    }
+}
+
+/// Some detectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DetectorSet(u32);
+
+impl DetectorSet {
+    #[inline]
+    pub(crate) fn contains(self, detector: Detector) -> bool {
+        self.0 & (1 << detector as u32) != 0
+    }
+
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl FromIterator<Detector> for DetectorSet {
+    fn from_iter<T: IntoIterator<Item = Detector>>(detectors: T) -> Self {
+        Self(detectors.into_iter().fold(0, |set, detector| set | 1 << detector as u32))
     }
 }
 
@@ -298,24 +322,48 @@ impl Format {
     /// No secret is shorter, its prefix included. (What is found by its shape may be: an e-mail address.)
     pub(crate) const SHORTEST: usize = 11;
 
+    /// No prefix is longer.
+    const LONGEST_PREFIX: usize = 17;
+
     /// The formats whose prefix `bytes` begin with.
     pub(crate) fn at(bytes: &[u8]) -> impl Iterator<Item = &'static Self> {
-        FORMATS.iter().filter(move |format| format.agrees(bytes) && bytes.len() >= format.prefix.len())
+        Self::begun_by(bytes).filter(|format| bytes.len() >= format.prefix.len())
     }
 
     /// Whether `bytes` are no more than the beginning of a prefix.
     pub(crate) fn begins(bytes: &[u8]) -> bool {
-        FORMATS.iter().any(|format| bytes.len() < format.prefix.len() && format.agrees(bytes))
+        Self::begun_by(bytes).any(|format| bytes.len() < format.prefix.len())
     }
 
     /// How many bytes at the end of `bytes` may be the beginning of a prefix, or all of it.
     pub(crate) fn begun_at_end(bytes: &[u8]) -> usize {
-        let longest = FORMATS.iter().map(|format| format.prefix.len()).max().unwrap_or_default();
-        let from = bytes.len().saturating_sub(longest);
-        let begun = |tail: &&[u8]| {
-            FORMATS.iter().any(|format| tail.len() <= format.prefix.len() && format.agrees(tail))
-        };
+        let from = bytes.len().saturating_sub(Self::LONGEST_PREFIX);
+        let begun = |tail: &&[u8]| Self::begun_by(tail).any(|format| tail.len() <= format.prefix.len());
         (from..bytes.len()).map(|at| &bytes[at..]).find(begun).map_or(0, <[u8]>::len)
+    }
+
+    /// The formats whose prefix agrees with `bytes`, as far as the shorter one goes.
+    fn begun_by(bytes: &[u8]) -> impl Iterator<Item = &'static Self> {
+        static BY_FIRST_BYTE: LazyLock<Vec<Vec<&'static Format>>> = LazyLock::new(|| {
+            let begins_with =
+                |byte: u8| FORMATS.iter().filter(move |format| format.agrees(&[byte])).collect();
+            (0..=u8::MAX).map(begins_with).collect()
+        });
+        let first = bytes.first().map(|byte| BY_FIRST_BYTE[usize::from(*byte)].as_slice());
+        first.unwrap_or_default().iter().copied().filter(move |format| format.agrees(bytes))
+    }
+
+    /// Whether what begins here, in a text of which nothing more comes, is a secret of this format, whose prefix is here.
+    fn is_whole(&self, text: &[u8]) -> bool {
+        let rest = &text[self.prefix.len()..];
+        if self.prefix == PEM {
+            return private_key_label(rest).is_some();
+        }
+        let Opening::Run { skip, extent, bare } = self.opening(rest) else { return false };
+        let run = &rest[skip..];
+        let (length, _) = extent.measure(run);
+        let next = run.get(length).copied();
+        length > LONGEST || self.secret(&Run { bytes: &run[..length], next, bare }).is_some()
     }
 
     /// Whether the prefix and `bytes` are the same as far as the shorter one goes.
@@ -366,6 +414,21 @@ impl Format {
         let next = if trimmed < run.bytes.len() { Some(b'.') } else { run.next };
         (self.secret)(&Run { bytes: &run.bytes[..trimmed], next, bare: run.bare })
     }
+}
+
+/// The length of `RSA PRIVATE KEY-----` and the like, if that follows [`PEM`].
+pub(crate) fn private_key_label(rest: &[u8]) -> Option<usize> {
+    let rest = &rest[..rest.len().min(LABEL + 5)];
+    let label = rest.iter().take_while(|byte| in_label(**byte)).count();
+    let is_key = memchr::memmem::find(&rest[..label], b"PRIVATE KEY").is_some();
+    (is_key && rest[label..].starts_with(b"-----")).then_some(label + 5)
+}
+
+/// No label is longer.
+pub(crate) const LABEL: usize = 96;
+
+pub(crate) fn in_label(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' '
 }
 
 /// `=`, `: `, `": "`, `\":\"`, ` := '`, ` => `. Bounded: at most 18 bytes.
@@ -433,35 +496,6 @@ impl Extent {
             Self::Quoted { .. } => |byte| byte != b'\'' && byte != b'\n',
         }
     }
-}
-
-/// Where something is, from `at` on, that a streaming detector should look at. What ends before passes all of them.
-pub(crate) fn next_suspicion(bytes: &[u8], at: usize) -> Option<usize> {
-    static SUSPICIONS: LazyLock<Option<bytes::Regex>> =
-        LazyLock::new(|| bytes::Regex::new(&format!("{}|{}", prefixes(), shape::SUSPICIONS)).ok());
-    match SUSPICIONS.as_ref() {
-        Some(suspicions) => suspicions.find_at(bytes, at).map(|found| found.start()),
-        // Never, as the tests show; but if it were, everything would be looked at.
-        None => (at < bytes.len()).then_some(at),
-    }
-}
-
-/// Where the next prefix begins, from `at` on.
-pub(crate) fn next_prefix(bytes: &[u8], at: usize) -> Option<usize> {
-    static PREFIXES: LazyLock<Option<bytes::Regex>> = LazyLock::new(|| bytes::Regex::new(&prefixes()).ok());
-    match PREFIXES.as_ref() {
-        Some(prefixes) => prefixes.find_at(bytes, at).map(|found| found.start()),
-        // Never, as the tests show; but if it were, every place would be looked at.
-        None => (at..bytes.len()).find(|at| Format::at(&bytes[*at..]).next().is_some()),
-    }
-}
-
-fn prefixes() -> String {
-    let pattern = |format: &Format| {
-        let flags = if format.exact { "-u" } else { "i-u" };
-        format!("(?{flags}:{})", regex::escape(format.prefix))
-    };
-    FORMATS.iter().map(pattern).collect::<Vec<_>>().join("|")
 }
 
 fn alphanumeric(byte: u8) -> bool {
@@ -579,6 +613,9 @@ mod tests {
         let keys = FORMATS.iter().filter(|format| format.prefix != PEM);
         let shortest = keys.map(|format| format.prefix.len() + format.least).min();
         assert_eq!(shortest, Some(Format::SHORTEST));
+        let longest = FORMATS.iter().map(|format| format.prefix.len()).max();
+        assert_eq!(longest, Some(Format::LONGEST_PREFIX));
+        assert!(FORMATS.iter().all(|format| format.prefix.len() >= 3));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     Caller, MaskError, Masker, Rules, Scope,
-    detect::{Format, next_suspicion},
+    detect::{Format, finds},
     negotiate::{PROTOBUF, is_json, is_yaml},
     piece::join,
     seek::{documents, essence},
@@ -227,14 +227,14 @@ fn masked_at(scope: &Scope, path: &str, value: &Value) -> Result<Value, String> 
 
 /// Replaces everything that looks like a secret.
 fn search(scope: &Scope, text: Vec<u8>) -> Vec<u8> {
-    // Hardly any text has anything in it that a format begins with, and every request has several.
-    if next_suspicion(&text, 0).is_none() {
-        return text;
+    let plan = scope.copy_plan();
+    let text = scope.replace_patterns_in_copy(text.into());
+    // Hardly any text has anything in it that is a secret, and every request has several.
+    if !finds(&text, plan.detectors()) {
+        return text.into();
     }
-    let mut scan = TextScan::new(scope.copy_plan());
     let mut pieces = Vec::new();
-    scan.push(scope.replace_patterns_in_copy(text.into()), &mut pieces);
-    scan.finish(&mut pieces);
+    TextScan::new(plan).whole(text, &mut pieces);
     join(&pieces)
 }
 

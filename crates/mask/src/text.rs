@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     Detector,
     detect::{
-        Class, Format, LONGEST, Opening, PEM, Run, next_prefix,
+        Class, Format, LABEL, LONGEST, Opening, PEM, Run, in_label, next_prefix, private_key_label,
         shape::{self, Place, Shape},
     },
     piece::Piece,
@@ -74,9 +74,6 @@ enum Inside {
     Run(Class),
 }
 
-/// How long the line may be that ends a private key.
-const FOOTER: usize = 96;
-
 impl TextScan {
     pub(crate) fn new(plan: TextPlan) -> Self {
         Self {
@@ -101,6 +98,15 @@ impl TextScan {
     pub(crate) fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) {
         let chunk = if self.plan.has_patterns() { self.whole_lines(&chunk, false) } else { chunk };
         self.scan(chunk, false, out);
+    }
+
+    /// Takes a text that is whole.
+    pub(crate) fn whole(&mut self, text: Bytes, out: &mut Vec<Piece>) {
+        let text = match self.plan.has_patterns() {
+            true => [self.whole_lines(&text, false), self.whole_lines(b"", true)].concat().into(),
+            false => text,
+        };
+        self.scan(text, true, out);
     }
 
     /// Nothing more comes: hands on the rest.
@@ -302,18 +308,13 @@ impl TextScan {
         last: bool,
     ) -> Option<usize> {
         let rest = &cursor.bytes[start..];
-        let label = rest
-            .iter()
-            .take(FOOTER)
-            .take_while(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || **byte == b' ')
-            .count();
+        let label = rest.iter().take(LABEL).take_while(|byte| in_label(**byte)).count();
         let dashes = rest[label..].iter().take(5).take_while(|byte| **byte == b'-').count();
-        if !last && label < FOOTER && dashes < 5 && label + dashes == rest.len() {
+        if !last && label < LABEL && dashes < 5 && label + dashes == rest.len() {
             return Some(found);
         }
-        let is_key = memchr::memmem::find(&rest[..label], b"PRIVATE KEY").is_some();
-        if is_key && dashes == 5 {
-            cursor.replace(found..start + label + 5, self.plan.redacted(Detector::PrivateKey));
+        if let Some(label) = private_key_label(rest) {
+            cursor.replace(found..start + label, self.plan.redacted(Detector::PrivateKey));
             self.inside = Inside::Key;
         }
         None
@@ -325,13 +326,13 @@ impl TextScan {
         let rest = &bytes[cursor.at..];
         if let Some(end) = memchr::memmem::find(rest, END) {
             let label = end + END.len();
-            let line = &rest[label..rest.len().min(label + FOOTER)];
+            let line = &rest[label..rest.len().min(label + LABEL)];
             if let Some(dashes) = memchr::memmem::find(line, b"-----") {
                 cursor.skip_to(cursor.at + label + dashes + 5);
                 self.inside = Inside::Text;
                 return None;
             }
-            if line.len() == FOOTER {
+            if line.len() == LABEL {
                 cursor.skip_to(cursor.at + label);
                 return None;
             }
@@ -411,7 +412,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Caller, MaskConfig, MaskKey, Pack, Rules, Scope, detect::next_suspicion, piece::join};
+    use crate::{Caller, MaskConfig, MaskKey, Pack, Rules, Scope, detect::finds, piece::join};
 
     static SCOPE: LazyLock<Scope> = LazyLock::new(|| scope(vec![Pack::LogsAndExec, Pack::Pii]));
     static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(|| scope(MaskConfig::default().packs));
@@ -455,9 +456,7 @@ mod tests {
     fn check(text: &str, expected: &str) {
         let whole = mask(&SCOPE, &[text.as_bytes()], false);
         assert_eq!(without_digits(&whole), expected, "{text}");
-        if text != expected {
-            assert!(next_suspicion(text.as_bytes(), 0).is_some(), "{text}");
-        }
+        assert_eq!(finds(text.as_bytes(), SCOPE.text_plan(false).detectors()), text != expected, "{text}");
         for cut in 0..text.len() {
             let (left, right) = text.as_bytes().split_at(cut);
             assert_eq!(mask(&SCOPE, &[left, right], false), whole, "{text} cut at {cut}");
@@ -842,9 +841,9 @@ mod tests {
             if !interactive {
                 prop_assert_eq!(&cut, &whole);
             }
-            if next_suspicion(text.as_bytes(), 0).is_none() {
-                prop_assert_eq!(&whole, text.as_bytes());
-            }
+            // A quick look tells exactly whether anything is found.
+            let found = finds(text.as_bytes(), SCOPE.text_plan(false).detectors());
+            prop_assert_eq!(found, whole != text.as_bytes(), "{:?}", text);
             prop_assert!(memchr::memmem::find(&cut, &GITHUB.as_bytes()[8..]).is_none() || memchr::memmem::find(&whole, &GITHUB.as_bytes()[8..]).is_some());
         }
     }

@@ -6,9 +6,6 @@ use super::Detector;
 /// What this module finds.
 pub(crate) const DETECTORS: [Detector; 3] = [Detector::Email, Detector::Iban, Detector::Card];
 
-/// What each of them has in it somewhere.
-pub(super) const SUSPICIONS: &str = r"(?-u:@|[0-9]{4}[ -]?[0-9]{4}|[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4})";
-
 /// Something found, or begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -41,7 +38,22 @@ pub(crate) fn next(detector: Detector, place: Place<'_>) -> Option<Shape> {
     }
 }
 
+/// Whether a number of this kind begins here, in a text of which nothing more comes.
+pub(crate) fn is_at(detector: Detector, place: Place<'_>, at: usize) -> bool {
+    let look = match (detector, place.bytes.get(at)) {
+        (Detector::Iban, Some(b'A'..=b'Z')) => iban,
+        (Detector::Card, Some(b'0'..=b'9')) => card,
+        _ => return false,
+    };
+    !place.is_inside(at) && matches!(look(&place.bytes[at..], true), Look::Found(_))
+}
+
 impl Place<'_> {
+    /// Whether this is no beginning of a number, but the middle of something else.
+    fn is_inside(self, at: usize) -> bool {
+        self.previous(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+    }
+
     fn previous(&self, at: usize) -> Option<u8> {
         at.checked_sub(1).map_or(self.before, |at| Some(self.bytes[at]))
     }
@@ -124,8 +136,7 @@ fn next_bounded(
     let mut at = place.from;
     loop {
         at += place.bytes.get(at..)?.iter().position(may_begin)?;
-        let inside = place.previous(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
-        match if inside { Look::Nothing } else { look(&place.bytes[at..], place.last) } {
+        match if place.is_inside(at) { Look::Nothing } else { look(&place.bytes[at..], place.last) } {
             Look::Nothing => at += 1,
             Look::More => {
                 let harmless = harmless.min(place.bytes.len() - at);
@@ -260,17 +271,21 @@ fn iban(bytes: &[u8], last: bool) -> Look {
 fn card(bytes: &[u8], last: bool) -> Look {
     const LONGEST: usize = 19;
     const GROUPED: [&[usize]; 4] = [&[4, 4, 4, 4], &[4, 4, 4, 4, 3], &[4, 6, 5], &[4, 6, 4]];
-    let mut groups: Vec<usize> = Vec::with_capacity(5);
-    let mut digits = Vec::with_capacity(LONGEST);
+    let (mut groups, mut count) = ([0; 5], 0);
+    let (mut digits, mut length) = ([0; LONGEST], 0);
     let mut found = Look::Nothing;
     let mut at = 0;
     loop {
         let group = bytes[at..].iter().take(LONGEST + 1).take_while(|byte| byte.is_ascii_digit()).count();
-        if group == 0 || group > LONGEST || digits.len() + group > LONGEST {
+        if group == 0 || group > LONGEST || length + group > LONGEST {
             return found;
         }
-        digits.extend(bytes[at..at + group].iter().map(|byte| byte - b'0'));
-        groups.push(group);
+        for (digit, byte) in digits[length..].iter_mut().zip(&bytes[at..at + group]) {
+            *digit = byte - b'0';
+        }
+        groups[count] = group;
+        (count, length) = (count + 1, length + group);
+        let (groups, digits) = (&groups[..count], &digits[..length]);
         at += group;
         let next = bytes.get(at);
         if next.is_none() && !last {
@@ -279,8 +294,8 @@ fn card(bytes: &[u8], last: bool) -> Look {
         if next.is_some_and(|byte| byte.is_ascii_alphanumeric()) {
             return found;
         }
-        let as_printed = groups.len() == 1 && group >= 13 || GROUPED.contains(&groups.as_slice());
-        if as_printed && is_issued(&digits) && passes_luhn(&digits) {
+        let as_printed = groups.len() == 1 && group >= 13 || GROUPED.contains(&groups);
+        if as_printed && is_issued(digits) && passes_luhn(digits) {
             found = Look::Found(at);
         }
         // Another group must follow the same mark.

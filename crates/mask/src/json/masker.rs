@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     MaskError, MaskErrorKind, Piece,
-    detect::next_suspicion,
+    detect::{DetectorSet, finds},
     rules::{Accept, Anchor, Automaton, RuleId, Scope, StateId},
 };
 
@@ -56,7 +56,6 @@ impl Masker {
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) -> Result<(), MaskError> {
         self.core.chunk = chunk.clone();
         self.core.passed = 0;
-        self.core.suspicious = None;
         self.scanner.push(&chunk, &mut self.core)?;
         self.core.end_of_chunk().map_err(|kind| self.scanner.fail(kind, 0))?;
         out.append(&mut self.core.out);
@@ -124,8 +123,8 @@ pub(super) struct Core {
     /// Up to here the chunk has been handed on, or replaced.
     passed: usize,
     pub(super) frames: Frames,
-    /// Where in the chunk something begins that detectors should look at, from some place on; `None` if nobody has looked.
-    suspicious: Option<usize>,
+    /// What is looked for in the value.
+    wanted: DetectorSet,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
     /// The state of the next value: set by its key, or by the array.
@@ -148,7 +147,7 @@ impl Core {
             chunk: Bytes::new(),
             passed: 0,
             frames: Frames::default(),
-            suspicious: None,
+            wanted: DetectorSet::default(),
             said: Vec::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
@@ -191,11 +190,14 @@ impl Core {
         !self.inside && self.key_rules.is_empty() && self.scope.automaton().is_plain(state)
     }
 
-    /// Whether the value is to be searched by detectors, at most, so that it passes if they have nothing to look at.
-    fn is_only_searched(&self) -> bool {
+    /// What detectors look for in the value, if that is all that may happen to it, and can be told at a glance.
+    fn only_searched(&self) -> Option<DetectorSet> {
         let leaf = &self.leaf;
-        let searched = |candidate: &Candidate| self.scope.searches_only_marks(candidate.rule);
-        leaf.masking && leaf.nested.is_none() && !leaf.captures.any() && leaf.candidates.iter().all(searched)
+        if !leaf.masking || leaf.nested.is_some() || leaf.captures.any() {
+            return None;
+        }
+        let mut sets = leaf.candidates.iter().map(|candidate| self.scope.glance(candidate.rule));
+        sets.try_fold(DetectorSet::default(), |all, set| Some(all.union(set?)))
     }
 
     /// Sets up the leaf with everything that rules say about the value in this state.
@@ -564,18 +566,20 @@ impl Handler for Core {
             return Interest::Nothing;
         }
         self.look(state);
-        match () {
-            () if !self.leaf.active => Interest::Nothing,
-            () if self.is_only_searched() => Interest::Glance,
-            () => self.look_at_string(at),
+        if !self.leaf.active {
+            return Interest::Nothing;
+        }
+        match self.only_searched() {
+            Some(wanted) => {
+                self.wanted = wanted;
+                Interest::Glance
+            }
+            None => self.look_at_string(at),
         }
     }
 
     fn glance(&mut self, start: usize, end: usize) -> bool {
-        if self.suspicious.is_none_or(|known| known < start) {
-            self.suspicious = Some(next_suspicion(&self.chunk, start).unwrap_or(self.chunk.len()));
-        }
-        let harmless = self.suspicious.is_some_and(|suspicious| suspicious >= end);
+        let harmless = !finds(&self.chunk[start..end], self.wanted);
         self.leaf.active &= !harmless;
         harmless
     }

@@ -13,7 +13,7 @@ use super::{
     path::{Step, parse},
     subject::{Labels, Subject},
 };
-use crate::{ConfigError, Detector, MaskKey};
+use crate::{ConfigError, Detector, MaskKey, detect::DetectorSet};
 
 /// A rule's place in the order of rules.
 pub(crate) type RuleId = u8;
@@ -50,6 +50,8 @@ pub(super) struct CompiledRule {
     pub(super) only_for: Option<Subject>,
     pub(super) except: Option<Subject>,
     pub(super) patterns: Vec<Regex>,
+    /// What it looks for, if that is all it does, and all of it can be told at a glance.
+    pub(super) glance: Option<DetectorSet>,
 }
 
 /// What a path stands for.
@@ -129,7 +131,10 @@ impl Rules {
             let only_for = compiler.subject(&format!("{place}.for"), &rule.only_for)?;
             let except = compiler.subject(&format!("{place}.except"), &rule.except)?;
             let patterns = patterns(&place, &rule)?;
-            compiled.push(CompiledRule { rule, set, default, kinds, only_for, except, patterns });
+            let streams = rule.detectors.iter().all(|detector| detector.streams());
+            let glance = (!rule.detectors.is_empty() && streams && patterns.is_empty())
+                .then(|| rule.detectors.iter().copied().collect());
+            compiled.push(CompiledRule { rule, set, default, kinds, only_for, except, patterns, glance });
         }
         compiler.patterns_of_kubernetes();
         let automaton = Automaton::new(&compiler.patterns)

@@ -14,7 +14,7 @@ use super::{
     subject::{Object, Said, Subject},
 };
 use crate::{
-    detect::{Detector, echoes, next_suspicion},
+    detect::{Detector, DetectorSet, echoes, finds},
     piece::join,
     text::TextScan,
     token::{self, MaskKey},
@@ -305,11 +305,10 @@ impl Scope {
         !(rule.detectors().is_empty() && rule.patterns.is_empty())
     }
 
-    /// Whether a rule only searches strings, for what shows itself by a mark ([`next_suspicion`](crate::detect::next_suspicion)).
-    pub(crate) fn searches_only_marks(&self, rule: RuleId) -> bool {
-        let detectors = self.detectors(rule);
-        let patterns = &self.rules.0.rules[rule as usize].patterns;
-        !detectors.is_empty() && patterns.is_empty() && detectors.iter().all(|detector| detector.streams())
+    /// What a rule looks for, if it only searches strings, for what can be told [at a glance](crate::detect::finds).
+    #[inline]
+    pub(crate) fn glance(&self, rule: RuleId) -> Option<DetectorSet> {
+        self.rules.0.rules[rule as usize].glance
     }
 
     pub(crate) fn holds_unknown(&self, rule: RuleId) -> bool {
@@ -369,7 +368,7 @@ impl Scope {
 
     /// Replaces what a rule's patterns and detectors find in a string; `None` if nothing was found.
     pub(crate) fn redact_text(&self, rule: RuleId, text: &str, binding: &Bytes) -> Option<(String, u64)> {
-        if self.searches_only_marks(rule) && next_suspicion(text.as_bytes(), 0).is_none() {
+        if self.glance(rule).is_some_and(|wanted| !finds(text.as_bytes(), wanted)) {
             return None;
         }
         let plan = self.detectors(rule).iter().map(|detector| (*detector, Some(rule))).collect();
@@ -382,8 +381,7 @@ impl Scope {
         // Formats first: they know where a secret ends. What merely looks encoded may be part of one, and would hide the rest.
         let mut scan = TextScan::new(TextPlan { counts: Vec::new(), ..plan.clone() });
         let mut pieces = Vec::new();
-        scan.push(text, &mut pieces);
-        scan.finish(&mut pieces);
+        scan.whole(text, &mut pieces);
         let mut redacted = String::from_utf8_lossy(&join(&pieces)).into_owned();
         for detector in self.detectors(rule).iter().copied().filter(|detector| !detector.streams()) {
             for range in echoes(&redacted, detector).into_iter().rev() {
@@ -495,6 +493,11 @@ impl TextPlan {
     /// Whether nothing is looked for.
     pub(crate) fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.patterns.is_empty()
+    }
+
+    /// What is looked for by its format or shape.
+    pub(crate) fn detectors(&self) -> DetectorSet {
+        self.rules.iter().map(|(detector, _)| *detector).collect()
     }
 
     /// Whether text is looked at line by line.
