@@ -39,13 +39,22 @@ impl Beginnings {
 
     /// The next place, from `at` on, where something may begin that is no shorter than three bytes.
     #[inline]
-    fn next(&self, text: &[u8], at: usize) -> Option<usize> {
+    fn next(&self, text: &[u8], mut at: usize) -> Option<usize> {
         let Self([first, second, third]) = self;
-        let may_begin = |bytes: &[u8]| match bytes {
-            [a, b, c] => first[usize::from(*a)] & second[usize::from(*b)] & third[usize::from(*c)] != 0,
-            _ => false,
-        };
-        text.get(at..)?.windows(3).position(may_begin).map(|found| at + found)
+        let groups =
+            |a: u8, b: u8, c: u8| first[usize::from(a)] & second[usize::from(b)] & third[usize::from(c)];
+        // Four places at once: there is nothing at most of them.
+        while let Some([a, b, c, d, e, f]) = text.get(at..).and_then(|rest| rest.first_chunk().copied()) {
+            let here = [groups(a, b, c), groups(b, c, d), groups(c, d, e), groups(d, e, f)];
+            if here[0] | here[1] | here[2] | here[3] != 0 {
+                return here.into_iter().position(|groups| groups != 0).map(|found| at + found);
+            }
+            at += 4;
+        }
+        let rest = text.get(at..)?.windows(3);
+        rest.map(|bytes| groups(bytes[0], bytes[1], bytes[2]))
+            .position(|groups| groups != 0)
+            .map(|found| at + found)
     }
 }
 

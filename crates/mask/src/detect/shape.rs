@@ -94,7 +94,10 @@ fn next_email(place: Place<'_>) -> Option<Shape> {
             return Some(Shape { start, end: Some(at + 1 + trimmed), harmless: 0 });
         }
     }
-    let start = name_before(bytes.len()).filter(|_| !place.last)?;
+    if place.last {
+        return None;
+    }
+    let start = name_before(bytes.len())?;
     Some(Shape { start, end: None, harmless: bytes.len() - start })
 }
 

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
-use crate::rules::{RuleId, StateId};
+use crate::rules::{RuleBits, RuleId, StateId};
 
 /// An open container. There are many, most are nothing special, and their facts are kept elsewhere: see [`Frames`].
 #[derive(Clone, Copy)]
@@ -25,6 +25,8 @@ pub(super) struct Frame {
     pub(super) nearest: usize,
     /// Everything inside is masked.
     pub(super) inside: Option<Inside>,
+    /// All strings inside are searched by these.
+    pub(super) searching: RuleBits,
     /// Where its facts are.
     facts: usize,
 }
@@ -41,6 +43,7 @@ impl Frame {
             path_len: 0,
             nearest,
             inside: None,
+            searching: 0,
             facts: 0,
         }
     }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::Scalar;
 use crate::{
     Action,
+    detect::DetectorSet,
     rules::{RuleId, Scope},
     token::ValueDigest,
 };
@@ -118,6 +119,10 @@ pub(super) struct Leaf {
     pub(super) candidates: Vec<Candidate>,
     pub(super) nested: Option<Nested>,
     pub(super) captures: Captures,
+    /// What detectors look for in it, if nothing else may happen to it.
+    pub(super) searched: Option<DetectorSet>,
+    /// For the text of a value that is looked at and passes.
+    pub(super) spare: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -185,7 +190,11 @@ impl Leaf {
             Need::Nothing => NeedState::Nothing,
             Need::Said => NeedState::Said,
             Need::Digest => NeedState::Digest(ValueDigest::default()),
-            Need::Text => NeedState::Text(Vec::new()),
+            Need::Text => {
+                let mut text = std::mem::take(&mut self.spare);
+                text.clear();
+                NeedState::Text(text)
+            }
         };
     }
 }

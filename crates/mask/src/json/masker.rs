@@ -11,7 +11,7 @@ use super::{
 use crate::{
     MaskError, MaskErrorKind, Piece,
     detect::{DetectorSet, finds},
-    rules::{Accept, Anchor, Automaton, RuleId, Scope, StateId},
+    rules::{Accept, Anchor, Automaton, RuleBits, RuleId, Scope, StateId},
 };
 
 /// Masks one JSON document, or a sequence of them, chunk by chunk.
@@ -116,6 +116,9 @@ impl Origin {
     }
 }
 
+/// What is looked for in strings; `None` if more may happen to them.
+type Searched = Option<DetectorSet>;
+
 pub(super) struct Core {
     pub(super) scope: Scope,
     pub(super) origin: Origin,
@@ -123,15 +126,18 @@ pub(super) struct Core {
     /// Up to here the chunk has been handed on, or replaced.
     passed: usize,
     pub(super) frames: Frames,
-    /// What is looked for in the value.
-    wanted: DetectorSet,
+    /// The value's state, if nothing has been asked about it yet but what is looked for in it.
+    unasked: Option<StateId>,
+    /// By state, what is looked for in strings there if nothing else may happen to them; `None` where nobody has asked.
+    searched: Vec<Option<Searched>>,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
     /// The state of the next value: set by its key, or by the array.
     next_state: StateId,
     in_array: bool,
-    /// Whether everything in the innermost container is masked.
+    /// Whether everything in the innermost container is masked; and what is looked for there, if it is only searched.
     inside: bool,
+    searched_inside: Searched,
     key_rules: Vec<RuleId>,
     leaf: Leaf,
     pub(super) held: Held,
@@ -147,11 +153,13 @@ impl Core {
             chunk: Bytes::new(),
             passed: 0,
             frames: Frames::default(),
-            wanted: DetectorSet::default(),
+            unasked: None,
+            searched: Vec::new(),
             said: Vec::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
             inside: false,
+            searched_inside: Some(DetectorSet::default()),
             key_rules: Vec::new(),
             leaf: Leaf::default(),
             held: Held::default(),
@@ -176,7 +184,12 @@ impl Core {
             (self.in_array, self.inside, self.next_state) = (false, false, Automaton::<Accept>::ROOT);
             return;
         };
-        self.inside = top.inside.is_some();
+        self.inside = top.inside.is_some() || top.searching != 0;
+        self.searched_inside = match top.inside {
+            Some(_) => None,
+            None => rules_of(top.searching)
+                .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
+        };
         self.in_array = !top.object;
         if self.in_array {
             self.next_state = self.scope.automaton().element(top.state);
@@ -188,6 +201,38 @@ impl Core {
     #[inline]
     fn is_plain(&self, state: StateId) -> bool {
         !self.inside && self.key_rules.is_empty() && self.scope.automaton().is_plain(state)
+    }
+
+    /// What detectors look for in a string in this state, if it is plain that nothing else may happen to it.
+    #[inline]
+    fn plainly_searched(&mut self, state: StateId) -> Searched {
+        if self.frames.is_empty() || !self.key_rules.is_empty() {
+            return None;
+        }
+        let inside = self.searched_inside?;
+        if self.searched.is_empty() {
+            self.searched.resize(self.scope.automaton().states(), None);
+        }
+        let known = self.searched[state as usize];
+        let here = known.unwrap_or_else(|| self.ask_whether_searched(state));
+        Some(here?.union(inside))
+    }
+
+    fn ask_whether_searched(&mut self, state: StateId) -> Searched {
+        let accepts = self.scope.automaton().accepts(state).iter();
+        let searched = accepts.copied().try_fold(DetectorSet::default(), |all, accept| match accept {
+            Accept::Mask { rule, kubernetes, .. }
+                if !self.scope.is_active(rule) || (kubernetes && !self.scope.is_kubernetes()) =>
+            {
+                Some(all)
+            }
+            Accept::Mask { rule, kinds: 0, clause: None, .. } if !self.scope.depends_on_object(rule) => {
+                Some(all.union(self.scope.glance(rule)?))
+            }
+            _ => None,
+        });
+        self.searched[state as usize] = Some(searched);
+        searched
     }
 
     /// What detectors look for in the value, if that is all that may happen to it, and can be told at a glance.
@@ -216,10 +261,15 @@ impl Core {
         if let Some(inside) = self.frames[depth].inside {
             leaf.candidates.push(Candidate::new(inside.rule, inside.base64, inside.anchor));
         }
+        let searching = self.frames[depth].searching;
+        for rule in rules_of(searching) {
+            leaf.candidates.push(Candidate::new(rule, false, self.frames[depth].nearest));
+        }
         for accept in self.scope.automaton().accepts(state) {
             match *accept {
                 Accept::Mask { rule, base64, anchor, kinds, clause, kubernetes } => {
-                    if !self.scope.is_active(rule) || (kubernetes && !self.scope.is_kubernetes()) {
+                    let is_for_us = !kubernetes || self.scope.is_kubernetes();
+                    if !self.scope.is_active(rule) || !is_for_us || searching & (1 << rule) != 0 {
                         continue;
                     }
                     let anchor = match anchor {
@@ -324,7 +374,7 @@ impl Core {
             return Ok(());
         }
         self.leaf.active = false;
-        let need = std::mem::take(&mut self.leaf.need);
+        let mut need = std::mem::take(&mut self.leaf.need);
         if self.leaf.captures.any() && self.leaf.scalar.is_none() {
             let mut said = std::mem::take(&mut self.said);
             if let NeedState::Text(text) = &need {
@@ -338,7 +388,14 @@ impl Core {
         if self.leaf.masking {
             self.keep_original(end);
             self.passed = end;
-            if self.leaf.certain {
+            if let (NeedState::Text(text), Some(wanted)) = (&mut need, self.leaf.searched)
+                && !finds(text, wanted)
+            {
+                self.leaf.spare = std::mem::take(text);
+                for original in std::mem::take(&mut self.leaf.original) {
+                    self.emit(Piece::Verbatim(original));
+                }
+            } else if self.leaf.certain {
                 self.replace_leaf(need)
             } else {
                 self.decide_leaf(need)
@@ -450,13 +507,14 @@ impl Core {
         let depth = self.frames.len();
         let parent = self.frames.last();
         let mut frame = Frame::new(object, state, parent.map_or(0, |parent| parent.nearest));
-        frame.inside = parent.and_then(|parent| parent.inside);
-        if !self.is_plain(state) {
+        if let Some(parent) = parent {
+            (frame.inside, frame.searching) = (parent.inside, parent.searching);
+        }
+        // Where all that may happen is a search that goes on anyway, nothing changes.
+        if frame.inside.is_none() && !self.is_plain(state) && !self.goes_on(state) {
             self.look(state);
             self.leaf.active = false;
-            if frame.inside.is_none() && !self.leaf.candidates.is_empty() {
-                frame.inside = self.masked_container();
-            }
+            self.mask_container(&mut frame);
         }
         let accepts = self.scope.automaton().accepts(state);
         if accepts.is_empty() || !object {
@@ -489,39 +547,58 @@ impl Core {
         self.enter_container();
     }
 
-    /// The first rule that certainly masks the container that starts. Where that is not known yet, it does not: a value
-    /// that is masked when its object's kind comes late is a plain one.
-    fn masked_container(&mut self) -> Option<Inside> {
-        let candidates = std::mem::take(&mut self.leaf.candidates);
-        candidates.iter().find_map(|candidate| {
-            let kind = match candidate.kinds {
-                Some(condition) => self.judge_kind(condition),
-                None => Truth::True,
-            };
-            let clause = match candidate.clause {
-                Some((clause, depth)) => self.judge_clause(clause, depth),
-                None => Truth::True,
-            };
-            if candidate
-                .subject
-                .is_some_and(|depth| self.judge_subject(candidate.rule, depth) == Truth::False)
-            {
-                return None;
-            }
-            // Should it turn out otherwise, the stream ends.
-            if let (Some(condition), Truth::Unknown) = (candidate.kinds, kind) {
-                self.frames.facts_mut(condition.depth).denied |= condition.kinds;
-            }
-            if let (Some((clause, depth)), Truth::Unknown) = (candidate.clause, clause) {
-                self.frames.facts_mut(depth).clauses_denied |= 1 << clause;
-            }
-            (kind == Truth::True && clause == Truth::True).then_some(Inside {
-                rule: candidate.rule,
-                base64: candidate.base64,
-                anchor: candidate.anchor,
-            })
-        })
+    /// Whether no rule has to do with a container in this state but those that search everything around it, too.
+    fn goes_on(&self, state: StateId) -> bool {
+        let Some(searching) = self.frames.last().map(|parent| parent.searching) else { return false };
+        let known = |accept: &Accept| match accept {
+            Accept::Mask { rule, .. } => !self.scope.is_active(*rule) || searching & (1 << rule) != 0,
+            _ => true,
+        };
+        self.key_rules.is_empty() && self.scope.automaton().accepts(state).iter().all(known)
     }
+
+    /// Notes which rules certainly have to do with all that is in the container that starts: the first that masks, and all that
+    /// search. Where that is not known yet, they have not: a value that is masked when its object's kind comes late is a
+    /// plain one.
+    fn mask_container(&mut self, frame: &mut Frame) {
+        for candidate in std::mem::take(&mut self.leaf.candidates) {
+            let searches = self.scope.searches(candidate.rule);
+            if (frame.inside.is_some() && !searches) || !self.is_certain_of_container(&candidate) {
+                continue;
+            }
+            let Candidate { rule, base64, anchor, .. } = candidate;
+            match searches {
+                true => frame.searching |= 1 << rule,
+                false => frame.inside = Some(Inside { rule, base64, anchor }),
+            }
+        }
+    }
+
+    fn is_certain_of_container(&mut self, candidate: &Candidate) -> bool {
+        let kind = candidate.kinds.map_or(Truth::True, |condition| self.judge_kind(condition));
+        let clause = candidate.clause.map_or(Truth::True, |(clause, depth)| self.judge_clause(clause, depth));
+        let subject = candidate.subject.map(|depth| self.judge_subject(candidate.rule, depth));
+        if subject == Some(Truth::False) {
+            return false;
+        }
+        // Should it turn out otherwise, the stream ends.
+        if let (Some(condition), Truth::Unknown) = (candidate.kinds, kind) {
+            self.frames.facts_mut(condition.depth).denied |= condition.kinds;
+        }
+        if let (Some((clause, depth)), Truth::Unknown) = (candidate.clause, clause) {
+            self.frames.facts_mut(depth).clauses_denied |= 1 << clause;
+        }
+        kind == Truth::True && clause == Truth::True
+    }
+}
+
+/// The rules of a set, in their order.
+fn rules_of(mut bits: RuleBits) -> impl Iterator<Item = RuleId> {
+    std::iter::from_fn(move || {
+        let rule = (bits != 0).then(|| bits.trailing_zeros() as RuleId)?;
+        bits &= bits - 1;
+        Some(rule)
+    })
 }
 
 impl Handler for Core {
@@ -565,26 +642,32 @@ impl Handler for Core {
             self.leaf.active = false;
             return Interest::Nothing;
         }
+        if let Some(wanted) = self.plainly_searched(state) {
+            (self.leaf.searched, self.unasked) = (Some(wanted), Some(state));
+            self.leaf.active = false;
+            return Interest::Glance;
+        }
         self.look(state);
         if !self.leaf.active {
             return Interest::Nothing;
         }
-        match self.only_searched() {
-            Some(wanted) => {
-                self.wanted = wanted;
-                Interest::Glance
-            }
-            None => self.look_at_string(at),
-        }
+        self.leaf.searched = self.only_searched();
+        if self.leaf.searched.is_some() { Interest::Glance } else { self.look_at_string(at) }
     }
 
     fn glance(&mut self, start: usize, end: usize) -> bool {
-        let harmless = !finds(&self.chunk[start..end], self.wanted);
-        self.leaf.active &= !harmless;
+        let harmless = self.leaf.searched.is_some_and(|wanted| !finds(&self.chunk[start..end], wanted));
+        if harmless {
+            self.leaf.active = false;
+            self.unasked = None;
+        }
         harmless
     }
 
     fn look_at_string(&mut self, at: usize) -> Interest {
+        if let Some(state) = self.unasked.take() {
+            self.look(state);
+        }
         if self.leaf.masking {
             self.start_masking(at);
         }
@@ -622,6 +705,10 @@ impl Handler for Core {
             self.leaf.active = false;
             return Interest::Nothing;
         }
+        if self.plainly_searched(state).is_some() {
+            self.leaf.active = false;
+            return Interest::Nothing;
+        }
         self.look(state);
         // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
         self.leaf.nested = None;
@@ -629,7 +716,7 @@ impl Handler for Core {
         self.leaf.candidates.retain(|candidate| !scope.searches(candidate.rule));
         self.leaf.masking = scalar != Scalar::Null && !self.leaf.candidates.is_empty();
         self.leaf.active = self.leaf.masking;
-        self.leaf.scalar = Some(scalar);
+        (self.leaf.scalar, self.leaf.searched) = (Some(scalar), None);
         if !self.leaf.masking {
             return Interest::Nothing;
         }

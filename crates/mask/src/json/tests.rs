@@ -621,3 +621,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_searched_may_hold_what_is_masked() {
+    let scope = scope(
+        "{packs: [], rules: [
+            {name: wide, paths: ['**.*'], detectors: [github]},
+            {name: mail, paths: [spec.people], detectors: [email]},
+            {name: deep, paths: [spec.secret]}]}",
+        &RequestInfo::default(),
+    );
+    let token = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+    let json = format!(
+        r#"{{"spec":{{"secret":{{"a":["b"]}},"people":[{{"x":"ada@example.com {token}"}}],"x":"ada@example.com"}}}}"#
+    );
+    let (masked, _) = mask(&scope, &[json.as_bytes()]).unwrap();
+    let names = regex::Regex::new("masked:([a-z]+):[0-9a-f]{16}").unwrap();
+    assert_eq!(
+        names.replace_all(&masked, "$1"),
+        r#"{"spec":{"secret":{"a":["deep"]},"people":[{"x":"mail wide"}],"x":"ada@example.com"}}"#
+    );
+}

@@ -81,6 +81,11 @@ impl<A: Clone> Automaton<A> {
         self.next[(state as usize + 1) * self.row - 1]
     }
 
+    /// How many states there are.
+    pub(crate) fn states(&self) -> usize {
+        self.plain.len()
+    }
+
     /// Whether no path ends here.
     #[inline]
     pub(crate) fn is_plain(&self, state: StateId) -> bool {
