@@ -1,5 +1,11 @@
 //! The layer: decides how each answer is read, and sends nothing that it cannot read.
 
+mod begin;
+#[cfg(test)]
+mod encoding_tests;
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::Future,
     pin::Pin,
@@ -12,7 +18,7 @@ use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, WARNING},
 };
-use http_body::{Body as HttpBody, Frame};
+use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
 use pin_project_lite::pin_project;
 use portcullis_core::{
@@ -22,10 +28,12 @@ use portcullis_core::{
 use tower_layer::Layer;
 use tower_service::Service;
 
+use begin::begin;
+
 use crate::{
-    Caller, MaskError, Masker, Rules, Scope,
+    Caller, Masker, Rules, Scope,
     body::{Engine, MaskBody},
-    negotiate::{Coding, Media, ask_for_readable, coding, media},
+    negotiate::{Coding, Media, accepts_gzip, ask_for_readable, coding, media},
     oracle::sets_masked_values,
     protobuf::ProtobufMask,
     stage::MaskStages,
@@ -40,6 +48,8 @@ use crate::{
 ///
 /// * The service is asked only for what can be read: uncompressed, and, for Kubernetes resources, as JSON, or as protobuf
 ///   where the client accepts no JSON. A client that accepts neither is refused: 406 `mask/not-acceptable`.
+/// * Answers to GET and LIST of Kubernetes resources that are longer than 128 KiB are compressed with gzip, if the client accepts
+///   that, as the API server itself does. Their heads wait for so much.
 /// * JSON and protobuf are masked by paths, keys and kinds, plain text by detectors; watches and logs keep streaming.
 /// * What must be masked and cannot be read is not sent: 502 `mask/unreadable`, or, where the head has been sent already, a
 ///   body that ends in an error.
@@ -136,9 +146,9 @@ pin_project! {
         /// It has answered, and the gateway itself wants that as it is.
         #[doc(hidden)]
         Copying { copying: BoxFuture<'static, Response<Body>>, context: Option<Box<ResponseContext>> },
-        /// It has answered, but whether that can be read has to be seen.
+        /// It has answered, but what its head has to say has to be seen.
         #[doc(hidden)]
-        First { answer: Option<(Response<Body>, Box<ResponseContext>)> },
+        Beginning { beginning: BoxFuture<'static, Response<Body>> },
         /// The request was refused.
         #[doc(hidden)]
         Refused { response: Option<Response<Body>> },
@@ -165,19 +175,11 @@ where
                     match context.mask(response) {
                         Masked::Whole(response) => return Poll::Ready(Ok(response)),
                         Masked::Begins(response) => {
-                            self.set(Self::First { answer: Some((response, context)) })
+                            self.set(Self::Beginning { beginning: Box::pin(begin(response, context)) })
                         }
                     }
                 }
-                MaskFutureProjection::First { answer } => {
-                    let Some((response, _)) = answer else { return Poll::Pending };
-                    let first = ready!(Pin::new(response.body_mut()).poll_frame(cx));
-                    let Some((response, context)) = answer.take() else { return Poll::Pending };
-                    return Poll::Ready(Ok(match first {
-                        Some(Err(error)) if error.is::<MaskError>() => context.unreadable(&error.to_string()),
-                        first => response.map(|rest| Body::new(Resumed { first, rest })),
-                    }));
-                }
+                MaskFutureProjection::Beginning { beginning } => return beginning.as_mut().poll(cx).map(Ok),
                 MaskFutureProjection::Inner { inner, context } => {
                     let response = ready!(inner.poll(cx))?;
                     let Some(mut context) = context.take() else {
@@ -192,7 +194,7 @@ where
                     match context.mask(response) {
                         Masked::Whole(response) => return Poll::Ready(Ok(response)),
                         Masked::Begins(response) => {
-                            self.set(Self::First { answer: Some((response, context)) })
+                            self.set(Self::Beginning { beginning: Box::pin(begin(response, context)) })
                         }
                     }
                 }
@@ -216,33 +218,8 @@ async fn leave_copy(response: Response<Body>, copy: UnmaskedCopy, limit: usize) 
 enum Masked {
     /// As it is.
     Whole(Response<Body>),
-    /// Once something of it could be read: while its head has not been sent, what cannot be read is an answer of its own.
+    /// Once enough of it could be read.
     Begins(Response<Body>),
-}
-
-/// A body whose first frame has come already.
-struct Resumed {
-    first: Option<Result<Frame<Bytes>, BoxError>>,
-    rest: Body,
-}
-
-impl HttpBody for Resumed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
 }
 
 /// What of a request must be known when its answer comes.
@@ -253,6 +230,8 @@ pub struct ResponseContext {
     head: bool,
     /// The Kubernetes API beside its resources: discovery, version, health, metrics.
     beside: bool,
+    /// Whether the client would have a long answer compressed, as the API server does.
+    gzip: bool,
     trail: Trail,
     /// Where the gateway itself wants the answer as it is.
     unmasked: Option<UnmaskedCopy>,
@@ -284,7 +263,13 @@ impl ResponseContext {
         extensions.insert(trail.clone());
         let beside = !info.is_resource_request && format == Some(ErrorFormat::Status);
         let unmasked = request.extensions().get::<UnmaskedCopy>().cloned();
-        Self { info, scope, head: request.method() == Method::HEAD, beside, trail, unmasked, extensions }
+        let reads = info.is_resource_request && ["get", "list"].contains(&info.verb.as_str());
+        let gzip = reads
+            && !info.is_long_running()
+            && request.method() == Method::GET
+            && accepts_gzip(request.headers());
+        let head = request.method() == Method::HEAD;
+        Self { info, scope, head, beside, gzip, trail, unmasked, extensions }
     }
 
     fn asks_for_readable(&self) -> bool {
@@ -418,6 +403,3 @@ pub(crate) fn mask_warnings(headers: &mut HeaderMap, scope: &Scope, trail: &Trai
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -63,6 +63,7 @@ mod body;
 mod detect;
 mod error;
 mod guard;
+mod gzip;
 mod json;
 mod layer;
 mod negotiate;

@@ -9,7 +9,7 @@ use portcullis_core::{Reason, Refusal, RequestInfo};
 /// Rewrites a request's headers so that the answer can be read.
 ///
 /// For Kubernetes resources: `Accept` keeps JSON and its variants (`as=Table` and the like), and loses CBOR and YAML; protobuf
-/// it keeps if the client accepts no JSON.
+/// it keeps if the client accepts no JSON. What has a weight of 0 is not accepted.
 ///
 /// # Errors
 ///
@@ -29,28 +29,33 @@ pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> R
         }
         return Ok(());
     }
+    let ranges: Vec<Range> =
+        headers.get_all(ACCEPT).iter().flat_map(|value| list(value).map(Range::parse)).collect();
     let (mut kept, mut protobuf): (Vec<String>, Vec<String>) = Default::default();
-    for value in headers.get_all(ACCEPT) {
-        for range in
-            value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|range| !range.is_empty())
-        {
-            let (essence, parameters) = range.split_once(';').unwrap_or((range, ""));
-            let essence = essence.trim().to_ascii_lowercase();
-            if essence == PROTOBUF && !proxied {
-                protobuf.push(range.to_owned());
-            }
-            let keep = match essence.as_str() {
-                _ if proxied => (!is_kubernetes_binary(&essence) && !is_yaml(&essence)).then_some(essence),
-                "*/*" | "application/*" => Some("application/json".to_owned()),
-                _ => is_json(&essence).then_some(essence),
-            };
-            if let Some(essence) = keep {
-                let separator = if parameters.is_empty() { "" } else { ";" };
-                let range = format!("{essence}{separator}{parameters}");
-                if !kept.contains(&range) {
-                    kept.push(range);
-                }
-            }
+    let keep = |list: &mut Vec<String>, range: &Range, essence: &str| {
+        let range = range.written_as(essence);
+        if !list.contains(&range) {
+            list.push(range);
+        }
+    };
+    for range in ranges.iter().filter(|range| range.weight > 0.0) {
+        let wildcard = ["*/*", "application/*"].contains(&range.essence.as_str());
+        match range.essence.as_str() {
+            essence if proxied && (is_kubernetes_binary(essence) || is_yaml(essence)) => {}
+            essence if proxied => keep(&mut kept, range, essence),
+            essence if is_json(essence) => keep(&mut kept, range, essence),
+            PROTOBUF => keep(&mut protobuf, range, PROTOBUF),
+            // A wildcard means whatever is not refused by a name that says more.
+            _ if !wildcard || (range.essence == "*/*" && refuses(&ranges, "application/*")) => {}
+            _ if !refuses(&ranges, "application/json") => keep(&mut kept, range, "application/json"),
+            _ if !refuses(&ranges, PROTOBUF) => keep(&mut protobuf, range, PROTOBUF),
+            _ => {}
+        }
+    }
+    if proxied && !kept.is_empty() {
+        // What the client refuses, the service is told, too.
+        for range in ranges.iter().filter(|range| range.weight <= 0.0) {
+            keep(&mut kept, range, &range.essence);
         }
     }
     let kept = if kept.is_empty() { protobuf } else { kept };
@@ -66,6 +71,68 @@ pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> R
         )
         .advice("let the client accept application/json")),
     }
+}
+
+/// A media range of an `Accept` header (RFC 9110 §12.5.1).
+struct Range {
+    /// In lower case.
+    essence: String,
+    /// As they were written, the weight among them.
+    parameters: String,
+    weight: f32,
+}
+
+impl Range {
+    fn parse(range: &str) -> Self {
+        let (essence, parameters) = range.split_once(';').unwrap_or((range, ""));
+        Self {
+            essence: essence.trim().to_ascii_lowercase(),
+            parameters: parameters.to_owned(),
+            weight: weight(parameters),
+        }
+    }
+
+    /// The same for another type.
+    fn written_as(&self, essence: &str) -> String {
+        let separator = if self.parameters.is_empty() { "" } else { ";" };
+        format!("{essence}{separator}{}", self.parameters)
+    }
+}
+
+/// Whether a type, with whatever parameters, is not accepted. (A variant that is not, such as `as=Table;q=0`, says nothing of the
+/// type itself.)
+fn refuses(ranges: &[Range], essence: &str) -> bool {
+    let mut refused = ranges.iter().filter(|range| range.weight <= 0.0 && range.essence == essence);
+    refused.any(|range| range.parameters.split(';').count() == 1)
+}
+
+/// The members of a list (RFC 9110 §5.6.1); none of what is not ASCII.
+fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|member| !member.is_empty())
+}
+
+/// The weight among parameters (RFC 9110 §12.4.2): 1 if there is none that can be read.
+fn weight(parameters: &str) -> f32 {
+    let parameters = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+    let mut weights = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    weights.next().and_then(|(_, weight)| weight.trim().parse().ok()).unwrap_or(1.0)
+}
+
+/// Whether a client likes gzip at least as well as no coding (RFC 9110 §12.5.3).
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let (mut gzip, mut any, mut identity) = (None, None, None);
+    for member in headers.get_all(ACCEPT_ENCODING).iter().flat_map(list) {
+        let (coding, parameters) = member.split_once(';').unwrap_or((member, ""));
+        let weight = weight(parameters);
+        match coding.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => gzip = Some(weight),
+            "identity" => identity = Some(weight),
+            "*" => any = Some(weight),
+            _ => {}
+        }
+    }
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
 /// The media type of Kubernetes' protobuf.
@@ -200,6 +267,52 @@ mod tests {
         check("", "application/cbor", Err("mask/not-acceptable"));
         check("", "application/yaml", Err("mask/not-acceptable"));
         check("", "text/html,application/xhtml+xml,*/*;q=0.8", Ok("application/json;q=0.8"));
+    }
+
+    #[test]
+    fn what_has_no_weight_is_not_accepted() {
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        check("", "application/json;q=0", Err("mask/not-acceptable"));
+        check("", "application/json; q=0.000, application/cbor", Err("mask/not-acceptable"));
+        check("", "*/*;q=0", Err("mask/not-acceptable"));
+        check("", "*/*;q=0, application/json;Q=1", Ok("application/json;Q=1"));
+        check("", "application/json;q=0.001", Ok("application/json;q=0.001"));
+        check("", &format!("application/json;q=0, {protobuf}"), Ok(protobuf));
+        check("", &format!("application/json, {protobuf};q=0"), Ok("application/json"));
+        // What says more decides.
+        check("", "*/*, application/json;q=0", Ok(protobuf));
+        check("", "application/*, application/json;q=0", Ok(protobuf));
+        check("", "*/*, application/*;q=0", Err("mask/not-acceptable"));
+        check("", &format!("*/*, application/json;q=0, {protobuf};q=0"), Err("mask/not-acceptable"));
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        check("", &format!("{table};q=0, */*"), Ok("application/json"));
+        check("", &format!("{table}, application/json;q=0"), Ok(table));
+        // A weight that is none does not make a type unwelcome.
+        check("", "application/json;q=high", Ok("application/json;q=high"));
+        check("proxy", "text/html, image/png;q=0", Ok("text/html,image/png;q=0"));
+        check("proxy", "application/yaml, image/png;q=0", Err("mask/not-acceptable"));
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_want_it() {
+        for (accepts, expected) in [
+            ("", false),
+            ("gzip", true),
+            ("deflate, X-GZIP ; q=0.5", true),
+            ("*", true),
+            ("gzip;q=0", false),
+            ("gzip;q=0, *", false),
+            ("*;q=0", false),
+            ("br", false),
+            ("identity;q=1, gzip;q=0.5", false),
+            ("identity;q=0.5, gzip", true),
+            ("identity, *;q=0.1", false),
+            ("gzip;q=x", true),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, accepts.parse().unwrap())]);
+            assert_eq!(accepts_gzip(&headers), expected, "{accepts}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 
     #[test]

@@ -20,14 +20,14 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::*;
 use crate::{MaskConfig, MaskKey};
 
-const CANARY: &str = "aHVudGVyMg==";
+pub(super) const CANARY: &str = "aHVudGVyMg==";
 
-fn layer(yaml: &str) -> MaskLayer {
+pub(super) fn layer(yaml: &str) -> MaskLayer {
     let config: MaskConfig = serde_yaml::from_str(yaml).unwrap();
     MaskLayer::new(Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap())
 }
 
-fn resource(verb: &str, resource: &str, subresource: &str) -> RequestInfo {
+pub(super) fn resource(verb: &str, resource: &str, subresource: &str) -> RequestInfo {
     RequestInfo {
         is_resource_request: true,
         verb: verb.into(),
@@ -38,7 +38,7 @@ fn resource(verb: &str, resource: &str, subresource: &str) -> RequestInfo {
     }
 }
 
-fn request(info: RequestInfo) -> (Request<Body>, Trail) {
+pub(super) fn request(info: RequestInfo) -> (Request<Body>, Trail) {
     let trail = Trail::default();
     let mut request = Request::new(Body::empty());
     request.extensions_mut().insert(ErrorFormat::Status);
@@ -71,15 +71,15 @@ async fn answer(yaml: &str, request: (Request<Body>, Trail), response: Response<
     Answered { response: Response::from_parts(parts, ()), body, trail, asked }
 }
 
-fn json(body: impl Into<Body>) -> Response<Body> {
+pub(super) fn json(body: impl Into<Body>) -> Response<Body> {
     typed("application/json", body)
 }
 
-fn typed(content_type: &str, body: impl Into<Body>) -> Response<Body> {
+pub(super) fn typed(content_type: &str, body: impl Into<Body>) -> Response<Body> {
     Response::builder().header(CONTENT_TYPE, content_type).body(body.into()).unwrap()
 }
 
-fn secret() -> String {
+pub(super) fn secret() -> String {
     format!(r#"{{"kind":"Secret","metadata":{{"uid":"1"}},"data":{{"p":"{CANARY}"}}}}"#)
 }
 
