@@ -33,7 +33,7 @@ use begin::begin;
 use crate::{
     Caller, Masker, Rules, Scope,
     body::{Engine, MaskBody},
-    negotiate::{Coding, Media, accepts_gzip, ask_for_readable, coding, media},
+    negotiate::{Coding, Media, Wanted, accepts_gzip, ask_for_readable, coding, media},
     oracle::sets_masked_values,
     protobuf::ProtobufMask,
     stage::MaskStages,
@@ -47,7 +47,8 @@ use crate::{
 /// that answers, so that every other layer sees only what is masked.
 ///
 /// * The service is asked only for what can be read: uncompressed, and, for Kubernetes resources, as JSON, or as protobuf
-///   where the client accepts no JSON. A client that accepts neither is refused: 406 `mask/not-acceptable`.
+///   where the client accepts no JSON. For a client that accepts only YAML the JSON is written as YAML, up to
+///   [`Limits::held_bytes`](crate::Limits). A client that accepts none of these is refused: 406 `mask/not-acceptable`.
 /// * Answers to GET and LIST of Kubernetes resources that are longer than 128 KiB are compressed with gzip, if the client accepts
 ///   that, as the API server itself does. Their heads wait for so much.
 /// * JSON and protobuf are masked by paths, keys and kinds, plain text by detectors; watches and logs keep streaming.
@@ -112,11 +113,14 @@ where
         if scope.is_empty() {
             return MaskFuture::Inner { inner: self.inner.call(request), context: None };
         }
-        let context = ResponseContext::new(&request, info, scope);
-        if context.asks_for_readable()
-            && let Err(refusal) = ask_for_readable(request.headers_mut(), &context.info)
-        {
-            return MaskFuture::Refused { response: Some(refuse(&context.extensions, refusal)) };
+        let mut context = ResponseContext::new(&request, info, scope);
+        if context.asks_for_readable() {
+            match ask_for_readable(request.headers_mut(), &context.info) {
+                Ok(wanted) => context.yaml = wanted == Wanted::Yaml,
+                Err(refusal) => {
+                    return MaskFuture::Refused { response: Some(refuse(&context.extensions, refusal)) };
+                }
+            }
         }
         if ["exec", "attach"].contains(&context.info.subresource.as_str()) {
             let stages = MaskStages::new(context.scope.clone(), context.trail.clone());
@@ -232,6 +236,8 @@ pub struct ResponseContext {
     beside: bool,
     /// Whether the client would have a long answer compressed, as the API server does.
     gzip: bool,
+    /// Whether the client is to get YAML: at first what it wants, then what this answer can be.
+    yaml: bool,
     trail: Trail,
     /// Where the gateway itself wants the answer as it is.
     unmasked: Option<UnmaskedCopy>,
@@ -269,7 +275,7 @@ impl ResponseContext {
             && request.method() == Method::GET
             && accepts_gzip(request.headers());
         let head = request.method() == Method::HEAD;
-        Self { info, scope, head, beside, gzip, trail, unmasked, extensions }
+        Self { info, scope, head, beside, gzip, yaml: false, trail, unmasked, extensions }
     }
 
     fn asks_for_readable(&self) -> bool {
@@ -287,8 +293,9 @@ impl ResponseContext {
             self.scope.presume("Status");
         }
         let empty = self.head || body.is_end_stream();
+        self.yaml &= !empty && media(&parts.headers).0 == Media::Json;
         let engine = match self.treatment(parts.status, &parts.headers, empty) {
-            Treatment::Pass => return Masked::Whole(Response::from_parts(parts, Body::new(body))),
+            Treatment::Pass => return self.unread(Response::from_parts(parts, Body::new(body))),
             Treatment::Unreadable(what) => return Masked::Whole(self.unreadable(&what)),
             Treatment::Json { sequence: true } => {
                 Engine::JsonSequence(Box::new(Masker::sequence(self.scope.clone())))
@@ -303,24 +310,26 @@ impl ResponseContext {
             Treatment::Text { messages } => {
                 let plan = self.scope.text_plan(messages);
                 if plan.is_empty() {
-                    return Masked::Whole(Response::from_parts(parts, Body::new(body)));
+                    return self.unread(Response::from_parts(parts, Body::new(body)));
                 }
                 Engine::Text(Box::new(TextScan::new(plan)))
             }
         };
         let gzip = coding(&parts.headers) == Coding::Gzip;
-        // These speak of the bytes as they were.
-        for name in [CONTENT_LENGTH, ETAG, ACCEPT_RANGES, CONTENT_ENCODING] {
-            parts.headers.remove(name);
-        }
-        for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
-            parts.headers.remove(HeaderName::from_static(name));
-        }
-        let is_document = engine.is_document();
+        forget_bytes(&mut parts.headers);
+        let is_document = engine.is_document() || self.yaml;
         let body = MaskBody::new(body, engine, gzip, self.scope.clone(), self.trail.clone());
         let response = Response::from_parts(parts, Body::new(body));
         // A stream's head goes out before anything happens.
         if is_document { Masked::Begins(response) } else { Masked::Whole(response) }
+    }
+
+    /// An answer that no rule has anything to do with.
+    fn unread(&self, response: Response<Body>) -> Masked {
+        match self.yaml && coding(response.headers()) == Coding::Identity {
+            true => Masked::Begins(response),
+            false => Masked::Whole(response),
+        }
     }
 
     fn treatment(&self, status: StatusCode, headers: &HeaderMap, empty: bool) -> Treatment {
@@ -380,6 +389,24 @@ impl ResponseContext {
         );
         tracing::warn!(path = %self.info.path, %what, "an answer was withheld, since it cannot be masked");
         refuse(&self.extensions, Refusal::new(Reason::BadGateway, "mask/unreadable", message))
+    }
+
+    fn too_long_for_yaml(&self) -> Response<Body> {
+        let message =
+            "the answer is longer than may be written as YAML (`mask.limits.heldBytes`), so it was not sent";
+        let refusal = Refusal::new(Reason::BadGateway, "mask/unreadable", message)
+            .advice("let the client accept application/json, or ask for less");
+        refuse(&self.extensions, refusal)
+    }
+}
+
+/// Removes what speaks of a body's bytes as they were.
+fn forget_bytes(headers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, ETAG, ACCEPT_RANGES, CONTENT_ENCODING] {
+        headers.remove(name);
+    }
+    for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
+        headers.remove(HeaderName::from_static(name));
     }
 }
 

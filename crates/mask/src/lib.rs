@@ -77,6 +77,7 @@ mod seek;
 mod stage;
 mod text;
 mod token;
+mod yaml;
 
 pub use detect::Detector;
 pub use error::{ConfigError, MaskError, MaskErrorKind};

@@ -9,29 +9,30 @@ use portcullis_core::{Reason, Refusal, RequestInfo};
 /// Rewrites a request's headers so that the answer can be read.
 ///
 /// For Kubernetes resources: `Accept` keeps JSON and its variants (`as=Table` and the like), and loses CBOR and YAML; protobuf
-/// it keeps if the client accepts no JSON. What has a weight of 0 is not accepted.
+/// it keeps if the client accepts no JSON. For a client that accepts only YAML it asks for JSON: but not for a watch, which the
+/// API server has in YAML as little as we do. What has a weight of 0 is not accepted.
 ///
 /// # Errors
 ///
 /// 406 if nothing is left: better no answer than one that cannot be masked.
-pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> Result<(), Refusal> {
+pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> Result<Wanted, Refusal> {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     // A range of a document is no document.
     headers.remove(RANGE);
     headers.remove(IF_RANGE);
     let proxied = info.subresource == "proxy";
     if !info.is_resource_request || info.subresource == "log" || (info.is_connect() && !proxied) {
-        return Ok(());
+        return Ok(Wanted::AsItComes);
     }
     if !headers.contains_key(ACCEPT) {
         if !proxied {
-            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            headers.insert(ACCEPT, HeaderValue::from_static(JSON));
         }
-        return Ok(());
+        return Ok(Wanted::AsItComes);
     }
     let ranges: Vec<Range> =
         headers.get_all(ACCEPT).iter().flat_map(|value| list(value).map(Range::parse)).collect();
-    let (mut kept, mut protobuf): (Vec<String>, Vec<String>) = Default::default();
+    let (mut kept, mut protobuf, mut yaml): (Vec<String>, Vec<String>, Vec<String>) = Default::default();
     let keep = |list: &mut Vec<String>, range: &Range, essence: &str| {
         let range = range.written_as(essence);
         if !list.contains(&range) {
@@ -45,10 +46,12 @@ pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> R
             essence if proxied => keep(&mut kept, range, essence),
             essence if is_json(essence) => keep(&mut kept, range, essence),
             PROTOBUF => keep(&mut protobuf, range, PROTOBUF),
+            YAML => keep(&mut yaml, range, JSON),
             // A wildcard means whatever is not refused by a name that says more.
             _ if !wildcard || (range.essence == "*/*" && refuses(&ranges, "application/*")) => {}
-            _ if !refuses(&ranges, "application/json") => keep(&mut kept, range, "application/json"),
+            _ if !refuses(&ranges, JSON) => keep(&mut kept, range, JSON),
             _ if !refuses(&ranges, PROTOBUF) => keep(&mut protobuf, range, PROTOBUF),
+            _ if !refuses(&ranges, YAML) => keep(&mut yaml, range, JSON),
             _ => {}
         }
     }
@@ -58,19 +61,36 @@ pub(crate) fn ask_for_readable(headers: &mut HeaderMap, info: &RequestInfo) -> R
             keep(&mut kept, range, &range.essence);
         }
     }
-    let kept = if kept.is_empty() { protobuf } else { kept };
-    match HeaderValue::from_str(&kept.join(",")) {
-        Ok(accept) if !kept.is_empty() => {
-            headers.insert(ACCEPT, accept);
-            Ok(())
+    let watch = info.verb == "watch";
+    let (accept, wanted) = match (kept.is_empty(), protobuf.is_empty(), yaml.is_empty() || watch) {
+        (false, ..) => (kept, Wanted::AsItComes),
+        (_, false, _) => (protobuf, Wanted::AsItComes),
+        (.., false) => (yaml, Wanted::Yaml),
+        _ => (Vec::new(), Wanted::AsItComes),
+    };
+    match HeaderValue::from_str(&accept.join(",")) {
+        Ok(value) if !accept.is_empty() => {
+            headers.insert(ACCEPT, value);
+            Ok(wanted)
         }
-        _ => Err(Refusal::new(
-            Reason::NotAcceptable,
-            "mask/not-acceptable",
-            "the answer may hold secrets, which are masked in JSON and protobuf only, and the client accepts neither",
-        )
-        .advice("let the client accept application/json")),
+        _ if watch => Err(not_acceptable("JSON and protobuf")),
+        _ => Err(not_acceptable("JSON, protobuf and YAML")),
     }
+}
+
+fn not_acceptable(readable: &str) -> Refusal {
+    let message = format!(
+        "the answer may hold secrets, which are masked in {readable} only, and the client accepts none of these"
+    );
+    Refusal::new(Reason::NotAcceptable, "mask/not-acceptable", message)
+        .advice("let the client accept application/json")
+}
+
+/// In which form the client wants an answer in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    AsItComes,
+    Yaml,
 }
 
 /// A media range of an `Accept` header (RFC 9110 §12.5.1).
@@ -134,6 +154,11 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let gzip = gzip.or(any).unwrap_or(0.0);
     gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
+
+const JSON: &str = "application/json";
+
+/// The media type of Kubernetes' YAML, the only one for it that the API server knows.
+pub(crate) const YAML: &str = "application/yaml";
 
 /// The media type of Kubernetes' protobuf.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -228,8 +253,11 @@ mod tests {
     use super::*;
 
     fn check(subresource: &str, accept: &str, expected: Result<&str, &str>) {
+        let verb = if subresource == "watch" { "watch" } else { "get" };
+        let subresource = subresource.trim_start_matches("watch");
         let info = RequestInfo {
             is_resource_request: true,
+            verb: verb.into(),
             resource: "pods".into(),
             subresource: subresource.into(),
             ..RequestInfo::default()
@@ -238,11 +266,13 @@ mod tests {
         if !accept.is_empty() {
             headers.insert(ACCEPT, accept.parse().unwrap());
         }
-        let refused = ask_for_readable(&mut headers, &info).err();
-        let found = match &refused {
-            Some(refusal) => Err(refusal.code()),
-            None => Ok(headers.get(ACCEPT).map_or("", |value| value.to_str().unwrap())),
+        let asked = ask_for_readable(&mut headers, &info);
+        let sent = headers.get(ACCEPT).map_or("", |value| value.to_str().unwrap());
+        let written = match &asked {
+            Ok(Wanted::Yaml) => format!("{sent} as YAML"),
+            _ => sent.to_owned(),
         };
+        let found = asked.as_ref().map(|_| written.as_str()).map_err(Refusal::code);
         assert_eq!(found, expected, "{accept}");
         assert_eq!(headers[ACCEPT_ENCODING], "identity");
     }
@@ -265,8 +295,27 @@ mod tests {
         check("", protobuf, Ok(protobuf));
         check("", &format!("application/cbor, {protobuf}"), Ok(protobuf));
         check("", "application/cbor", Err("mask/not-acceptable"));
-        check("", "application/yaml", Err("mask/not-acceptable"));
+        check("", "application/x-yaml", Err("mask/not-acceptable"));
         check("", "text/html,application/xhtml+xml,*/*;q=0.8", Ok("application/json;q=0.8"));
+    }
+
+    #[test]
+    fn yaml_is_asked_for_as_json() {
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        check("", "application/yaml", Ok("application/json as YAML"));
+        check("", "Application/YAML ; q=0.5", Ok("application/json; q=0.5 as YAML"));
+        let table = ";as=Table;v=v1;g=meta.k8s.io";
+        check("", &format!("application/yaml{table}"), Ok(&format!("application/json{table} as YAML")));
+        // What streams goes first.
+        check("", "application/yaml, application/json;q=0.1", Ok("application/json;q=0.1"));
+        check("", &format!("application/yaml, {protobuf}"), Ok(protobuf));
+        check("", "application/yaml, application/cbor", Ok("application/json as YAML"));
+        let neither = format!("*/*, application/json;q=0, {protobuf};q=0");
+        check("", &neither, Ok("application/json as YAML"));
+        check("watch", &neither, Err("mask/not-acceptable"));
+        check("watch", "application/yaml", Err("mask/not-acceptable"));
+        check("watch", "application/yaml, application/json", Ok("application/json"));
+        check("proxy", "application/yaml", Err("mask/not-acceptable"));
     }
 
     #[test]
@@ -283,7 +332,9 @@ mod tests {
         check("", "*/*, application/json;q=0", Ok(protobuf));
         check("", "application/*, application/json;q=0", Ok(protobuf));
         check("", "*/*, application/*;q=0", Err("mask/not-acceptable"));
-        check("", &format!("*/*, application/json;q=0, {protobuf};q=0"), Err("mask/not-acceptable"));
+        check("", "application/yaml;q=0", Err("mask/not-acceptable"));
+        let none = format!("*/*, application/json;q=0, {protobuf};q=0, application/yaml;q=0");
+        check("", &none, Err("mask/not-acceptable"));
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
         check("", &format!("{table};q=0, */*"), Ok("application/json"));
         check("", &format!("{table}, application/json;q=0"), Ok(table));

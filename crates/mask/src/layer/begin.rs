@@ -2,29 +2,38 @@
 
 use std::{
     collections::VecDeque,
+    future::ready,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http::Response;
-use http_body::{Body as HttpBody, Frame};
-use http_body_util::BodyExt;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
 use portcullis_core::{Body, BoxError};
 
-use super::ResponseContext;
+use super::{ResponseContext, forget_bytes};
 use crate::{
     MaskError,
     gzip::{GZIP_FROM, GzipBody, say_gzip},
+    negotiate::YAML,
+    yaml::{Unwritable, yaml_from_json},
 };
 
 /// Reads a document as far as its head depends on it: its first frame, since what cannot be read is an answer of its own while no
-/// head has been sent; or as much as tells whether it is long enough to be compressed.
+/// head has been sent; as much as tells whether it is long enough to be compressed; or all of it, if it is to be YAML.
 ///
 /// # Cancellation
 ///
 /// Dropping the future drops the answer.
-pub(super) async fn begin(response: Response<Body>, context: Box<ResponseContext>) -> Response<Body> {
+pub(super) async fn begin(mut response: Response<Body>, context: Box<ResponseContext>) -> Response<Body> {
+    if context.yaml {
+        response = match written_as_yaml(response, &context).await {
+            Ok(response) => response,
+            Err(instead) => return instead,
+        };
+    }
     let compress = context.gzip && response.status().is_success();
     let enough = if compress { GZIP_FROM } else { 0 };
     let (mut parts, mut rest) = response.into_parts();
@@ -49,6 +58,44 @@ pub(super) async fn begin(response: Response<Body>, context: Box<ResponseContext
     Response::from_parts(parts, Body::new(GzipBody::new(body)))
 }
 
+/// The same answer in YAML, or what is answered instead.
+async fn written_as_yaml(
+    response: Response<Body>,
+    context: &ResponseContext,
+) -> Result<Response<Body>, Response<Body>> {
+    let limit = context.scope.limits().held_bytes;
+    let (mut parts, mut body) = response.into_parts();
+    let (mut json, mut trailers) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) if json.len() + data.len() > limit => return Err(context.too_long_for_yaml()),
+            Ok(Ok(data)) => json.extend_from_slice(&data),
+            Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
+            Err(error) if error.is::<MaskError>() => return Err(context.unreadable(&error.to_string())),
+            Err(error) => {
+                let held = VecDeque::from([Err(error)]);
+                return Err(Response::from_parts(parts, Body::new(Resumed { held, rest: Body::empty() })));
+            }
+        }
+    }
+    let yaml = match yaml_from_json(&json, limit) {
+        // An answer without any content is none in YAML, too.
+        _ if json.is_empty() => String::new(),
+        Ok(yaml) => yaml,
+        Err(Unwritable::TooLong) => return Err(context.too_long_for_yaml()),
+        Err(Unwritable::Malformed) => {
+            return Err(context.unreadable("it is not JSON that can be written as YAML"));
+        }
+    };
+    forget_bytes(&mut parts.headers);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(YAML));
+    let body = match trailers {
+        None => Body::from(yaml),
+        Some(trailers) => Body::new(Full::from(yaml).with_trailers(ready(Some(Ok(trailers))))),
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
 /// A body of which some has come already.
 struct Resumed {
     held: VecDeque<Result<Frame<Bytes>, BoxError>>,
@@ -71,5 +118,15 @@ impl HttpBody for Resumed {
 
     fn is_end_stream(&self) -> bool {
         self.held.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let data = |frame: &Result<Frame<Bytes>, BoxError>| frame.as_ref().ok()?.data_ref().map(Bytes::len);
+        let held: Option<usize> = self.held.iter().map(data).sum();
+        match held {
+            // What is known to be all of it has a length that can be told.
+            Some(held) if self.rest.is_end_stream() => SizeHint::with_exact(held as u64),
+            _ => SizeHint::default(),
+        }
     }
 }

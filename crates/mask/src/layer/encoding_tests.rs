@@ -11,10 +11,10 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{
     HeaderMap, Request, Response, StatusCode,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, VARY},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, VARY},
     response::Parts,
 };
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Collected, Full, StreamBody};
 use portcullis_core::{Body, BoxError, RequestInfo};
 use tower::{Layer, ServiceExt, service_fn};
@@ -161,4 +161,101 @@ async fn no_more_is_read_than_is_asked_for() {
     }
     let after = *taken.lock().unwrap();
     assert!(after < 1 << 20, "{after} bytes were read to send {sent}");
+}
+
+/// A request of a client that accepts YAML and nothing else.
+fn for_yaml(info: RequestInfo) -> Request<Body> {
+    let mut request = accepting(info, "identity");
+    request.headers_mut().insert(ACCEPT, "application/yaml".parse().unwrap());
+    request
+}
+
+async fn yaml(info: RequestInfo, response: Response<Body>) -> (Parts, String) {
+    let (parts, body) = whole(for_yaml(info), response).await;
+    (parts, String::from_utf8(body.to_bytes().into()).unwrap())
+}
+
+#[tokio::test]
+async fn yaml_is_the_masked_json_in_its_order() {
+    let get = || resource("get", "secrets", "");
+    let (_, body) = whole(accepting(get(), "identity"), json(secret())).await;
+    let masked: serde_json::Value = serde_json::from_slice(&body.to_bytes()).unwrap();
+    let mut answer = json(secret());
+    answer.headers_mut().insert(CONTENT_LENGTH, "70".parse().unwrap());
+    answer.headers_mut().insert(ETAG, "\"x\"".parse().unwrap());
+    let response = head(for_yaml(get()), answer).await;
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/yaml");
+    assert!(!response.headers().contains_key(CONTENT_LENGTH) && !response.headers().contains_key(ETAG));
+    let length = response.body().size_hint().exact().unwrap();
+    let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().into()).unwrap();
+    assert_eq!(text.len() as u64, length);
+    let token = masked["data"]["p"].as_str().unwrap();
+    assert_eq!(text, format!("kind: Secret\nmetadata:\n  uid: \"1\"\ndata:\n  p: {token}\n"));
+}
+
+#[tokio::test]
+async fn errors_are_yaml_too() {
+    let mut missing = json(r#"{"kind":"Status","message":"secrets \"no\" not found","code":404}"#);
+    *missing.status_mut() = StatusCode::NOT_FOUND;
+    let (parts, text) = yaml(resource("get", "secrets", ""), missing).await;
+    assert_eq!(
+        (parts.status, text.as_str()),
+        (StatusCode::NOT_FOUND, "kind: Status\nmessage: \"secrets \\\"no\\\" not found\"\ncode: 404\n")
+    );
+    // What is no JSON stays what it is.
+    let mut plain = typed("text/plain", "no");
+    *plain.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    let (parts, text) = yaml(resource("get", "secrets", ""), plain).await;
+    assert_eq!((parts.headers[CONTENT_TYPE].to_str().unwrap(), text.as_str()), ("text/plain", "no"));
+}
+
+#[tokio::test]
+async fn what_no_rule_masks_is_yaml_all_the_same() {
+    let rules = "{packs: [], rules: [{name: r, resources: ['*'], detectors: [jwt]}]}";
+    let service = layer(rules).layer(service_fn(|_: Request<Body>| {
+        std::future::ready(Ok::<_, Infallible>(json(r#"{"kind":"Pod"}"#)))
+    }));
+    let response = service.oneshot(for_yaml(resource("get", "pods", ""))).await.unwrap();
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/yaml");
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "kind: Pod\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_yaml_is_not_sent() {
+    let get = || resource("get", "secrets", "");
+    let long = format!(r#"{{"kind":"Secret","x":"{}"}}"#, "x".repeat(3 << 20));
+    let deep = format!("{}{}{}", "[".repeat(200), vec!["1"; 100_000].join(","), "]".repeat(200));
+    for (answer, why) in [
+        (json(long), "mask.limits.heldBytes"),
+        (json(format!(r#"{{"kind":"Secret","x":{deep}}}"#)), "mask.limits.heldBytes"),
+        (json(r#"{"kind":"Secret","x":1,"x":2}"#), "cannot be read"),
+        (json(r#"{"kind":"Secret","data":{"p":"#), "cannot be read"),
+    ] {
+        let (parts, text) = yaml(get(), answer).await;
+        assert_eq!(parts.status, StatusCode::BAD_GATEWAY, "{why}");
+        assert!(text.contains("mask/unreadable") && text.contains(why), "{text}");
+    }
+    let frames = [Ok(Frame::data(Bytes::from("{\"kind\":"))), Err(BoxError::from("gone"))];
+    let response = head(for_yaml(get()), json(Body::new(StreamBody::new(stream::iter(frames))))).await;
+    assert!(response.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn yaml_is_compressed_like_anything_else_and_keeps_trailers() {
+    let trailers = HeaderMap::from_iter([(ETAG, "\"t\"".parse().unwrap())]);
+    let answer = || {
+        let trailing = std::future::ready(Some(Ok(trailers.clone())));
+        json(Body::new(Full::from(secrets(3000)).with_trailers(trailing)))
+    };
+    let list = || for_yaml(resource("list", "secrets", ""));
+    let (_, plain) = whole(list(), answer()).await;
+    assert_eq!(plain.trailers(), Some(&trailers));
+    let mut asking = list();
+    asking.headers_mut().insert(ACCEPT_ENCODING, "gzip".parse().unwrap());
+    let (parts, compressed) = whole(asking, answer()).await;
+    assert_eq!(parts.headers[CONTENT_ENCODING], "gzip");
+    assert_eq!(compressed.trailers(), Some(&trailers));
+    let bytes = compressed.to_bytes();
+    assert!(gunzip(&bytes).starts_with("kind: SecretList\nitems:\n- kind: Secret\n"));
+    assert_eq!(gunzip(&bytes), std::str::from_utf8(&plain.to_bytes()).unwrap());
 }
