@@ -142,6 +142,24 @@ impl RawConnection {
         }
     }
 
+    /// Reads one WebSocket frame of a server, which does not mask it: its first byte, and its payload.
+    pub async fn frame(&mut self) -> (u8, Vec<u8>) {
+        let payload = |bytes: &[u8]| -> Option<(usize, usize)> {
+            let (start, length) = match bytes.get(1)? {
+                126 => (4, u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?).into()),
+                127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
+                short => (2, usize::from(*short)),
+            };
+            (bytes.len() >= start + length).then_some((start, length))
+        };
+        let reading = self.fill_until(|bytes| payload(bytes).map(|(start, length)| start + length));
+        let came = tokio::time::timeout(DEADLINE, reading).await.expect("a frame comes");
+        let end = came.unwrap_or_else(|| panic!("hung up: {:?}", String::from_utf8_lossy(&self.unread)));
+        let (start, _) = payload(&self.unread).expect("it is there");
+        let frame: Vec<u8> = self.unread.drain(..end).collect();
+        (frame[0], frame[start..].to_vec())
+    }
+
     /// Reads until the other end hangs up; what it still said.
     pub async fn rest(&mut self) -> Vec<u8> {
         let reading = self.fill_until(|_| None);

@@ -329,6 +329,7 @@ impl Stage {
             Channel::Stdin => ("stdin".to_owned(), true),
             Channel::Stdout => ("stdout".to_owned(), true),
             Channel::Stderr => ("stderr".to_owned(), true),
+            Channel::Event => ("events".to_owned(), true),
             Channel::Error | Channel::Resize => return,
             Channel::PortData { port, .. } => {
                 let way = if frame.direction == Direction::ToServer { "toServer" } else { "toClient" };

@@ -1,4 +1,4 @@
-//! Upgraded streams (exec, attach, port-forward): what passes through them, and who looks at it.
+//! Upgraded streams (exec, attach, port-forward, watches): what passes through them, and who looks at it.
 //!
 //! The upstream relay decodes a stream once, whatever it is wrapped in (WebSocket or SPDY/3.1), shows each frame to the
 //! stages of the request's [`StreamPlan`], and re-encodes only what a stage changed.
@@ -48,9 +48,11 @@ pub enum Channel {
         /// Which connection.
         id: u32,
     },
+    /// The events of a watch. The one channel whose frames are messages: each is one whole event.
+    Event,
 }
 
-/// A piece of one channel's data. Not a message: its borders mean nothing.
+/// A piece of one channel's data. Not a message: its borders mean nothing, but for [`Channel::Event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamFrame {
     /// Which way it goes.

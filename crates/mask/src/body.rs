@@ -128,10 +128,7 @@ where
                 Engine::Protobuf(mask) | Engine::ProtobufEvents(mask) => mask.take_counts(),
                 Engine::Text(scan) => scan.take_counts(),
             };
-            for (rule, count) in counts {
-                metrics::counter!("portcullis_masked_values_total", "rule" => rule.clone()).increment(count);
-                this.trail.masked(&rule, count);
-            }
+            count(counts, this.trail);
             if let Err(error) = masked {
                 *this.ended = true;
                 *this.trailers = None;
@@ -145,6 +142,14 @@ where
 
     fn is_end_stream(&self) -> bool {
         self.ended && self.output.is_empty() && self.trailers.is_none()
+    }
+}
+
+/// Adds up how many values each rule replaced.
+pub(crate) fn count(counts: Vec<(String, u64)>, trail: &Trail) {
+    for (rule, count) in counts {
+        metrics::counter!("portcullis_masked_values_total", "rule" => rule.clone()).increment(count);
+        trail.masked(&rule, count);
     }
 }
 

@@ -38,6 +38,7 @@ use crate::{
     protobuf::ProtobufMask,
     stage::MaskStages,
     text::TextScan,
+    watch::WatchStages,
 };
 
 /// Masks what a service answers, by [`Rules`].
@@ -54,7 +55,8 @@ use crate::{
 /// * JSON and protobuf are masked by paths, keys and kinds, plain text by detectors; watches and logs keep streaming.
 /// * What must be masked and cannot be read is not sent: 502 `mask/unreadable`, or, where the head has been sent already, a
 ///   body that ends in an error.
-/// * Bodies of exec and attach are masked by a stage in the request's [`StreamPlan`].
+/// * What passes through exec and attach, and the events of a watch over WebSocket, is masked by a stage in the request's
+///   [`StreamPlan`].
 #[derive(Clone, Debug)]
 pub struct MaskLayer {
     rules: Rules,
@@ -124,6 +126,10 @@ where
         }
         if ["exec", "attach"].contains(&context.info.subresource.as_str()) {
             let stages = MaskStages::new(context.scope.clone(), context.trail.clone());
+            StreamPlan::add(request.extensions_mut(), Arc::new(stages));
+        }
+        if context.is_watch() && context.scope.is_structural() {
+            let stages = WatchStages::new(context.scope.clone(), context.trail.clone());
             StreamPlan::add(request.extensions_mut(), Arc::new(stages));
         }
         MaskFuture::Inner { inner: self.inner.call(request), context: Some(Box::new(context)) }
@@ -278,6 +284,10 @@ impl ResponseContext {
         Self { info, scope, head, beside, gzip, yaml: false, trail, unmasked, extensions }
     }
 
+    fn is_watch(&self) -> bool {
+        self.info.is_resource_request && self.info.verb == "watch"
+    }
+
     fn asks_for_readable(&self) -> bool {
         self.scope.is_structural() || self.scope.covers_text()
     }
@@ -335,7 +345,7 @@ impl ResponseContext {
     fn treatment(&self, status: StatusCode, headers: &HeaderMap, empty: bool) -> Treatment {
         let kubernetes = self.info.is_resource_request;
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            return match kubernetes && !self.info.is_connect() {
+            return match kubernetes && !self.info.is_connect() && !self.is_watch() {
                 true => Treatment::Unreadable("it changes the protocol".to_owned()),
                 false => Treatment::Pass,
             };
@@ -349,7 +359,7 @@ impl ResponseContext {
         let (media, content_type) = media(headers);
         let treatment = match media {
             Media::Json | Media::JsonSequence if structural && !(log && status.is_success()) => {
-                let watch = kubernetes && self.info.verb == "watch" && status.is_success();
+                let watch = self.is_watch() && status.is_success();
                 Treatment::Json { sequence: watch || media == Media::JsonSequence }
             }
             _ if log => Treatment::Text { messages: !status.is_success() },

@@ -77,6 +77,7 @@ mod seek;
 mod stage;
 mod text;
 mod token;
+mod watch;
 mod yaml;
 
 pub use detect::Detector;

@@ -43,8 +43,11 @@ pub enum StreamPurpose {
     /// `pods/portforward`, with the ports of the request's `ports` parameters in order (needed for WebSocket
     /// channels only).
     PortForward(Vec<u16>),
-    /// A watch or `pods/log`.
+    /// `pods/log`.
     Messages,
+    /// A watch. The API server answers with any one subprotocol that was offered, and whichever it is, with one text (JSON) or
+    /// binary (protobuf) message for each event, never in base64.
+    Watch,
 }
 
 impl StreamProtocol {
@@ -74,6 +77,10 @@ impl StreamProtocol {
                 Subprotocol::Base64Binary => Some(Self::Messages { base64: true }),
                 _ => None,
             },
+            StreamPurpose::Watch => match named.unwrap_or(Subprotocol::Binary) {
+                Subprotocol::Binary | Subprotocol::Base64Binary => Some(Self::Messages { base64: false }),
+                _ => None,
+            },
         }
     }
 
@@ -86,7 +93,8 @@ impl StreamProtocol {
     pub fn spdy(version: Option<&str>, purpose: &StreamPurpose) -> Option<Self> {
         let version = version.map_or(Some(SpdyVersion::V1), SpdyVersion::parse)?;
         match (purpose, version) {
-            (StreamPurpose::RemoteCommand, SpdyVersion::PortForward) | (StreamPurpose::Messages, _) => None,
+            (StreamPurpose::RemoteCommand, SpdyVersion::PortForward)
+            | (StreamPurpose::Messages | StreamPurpose::Watch, _) => None,
             (StreamPurpose::RemoteCommand, _) => Some(Self::Spdy(SpdyLayout::RemoteCommand)),
             (StreamPurpose::PortForward(_), SpdyVersion::PortForward) => {
                 Some(Self::Spdy(SpdyLayout::PortForward))

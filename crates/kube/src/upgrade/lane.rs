@@ -16,6 +16,9 @@ use super::pipeline::Pipeline;
 /// that a lane ever holds.
 const CHUNK: usize = 32 * 1024;
 
+/// The longest event of a watch that is relayed: as long as client-go takes them.
+const EVENT: usize = 16 << 20;
+
 /// Why a lane stopped before its source ended.
 #[derive(Debug)]
 #[expect(dead_code, reason = "I/O errors are there to be logged")]
@@ -50,6 +53,8 @@ pub(super) struct Lane<R, W> {
     /// Channels come in pairs (WebSocket port-forward), rather than with request ids (SPDY).
     paired: bool,
     streams: HashMap<Channel, Stream>,
+    /// How the event of a watch begins that has not come whole yet.
+    event: BytesMut,
     /// Encoded, but not written yet. Kept across a cancelled [`run`](Self::run), so that a goodbye never lands inside a frame.
     pending: BytesMut,
 }
@@ -62,8 +67,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
         codec: StreamCodec,
         paired: bool,
     ) -> Self {
-        let (streams, pending) = (HashMap::new(), BytesMut::new());
-        Self { direction, source, destination, codec, paired, streams, pending }
+        let (streams, event, pending) = (HashMap::new(), BytesMut::new(), BytesMut::new());
+        Self { direction, source, destination, codec, paired, streams, event, pending }
     }
 
     /// Relays until the source ends, then tells the destination so.
@@ -101,6 +106,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
     async fn relay(&mut self, unit: Unit, pipeline: &Mutex<Pipeline>) -> Result<(), Fault> {
         let mut out = Vec::new();
         match unit.event() {
+            Event::Data { stream, data, end_of_message, .. } if stream.kind == StreamKind::Messages => {
+                let (data, ends) = (data.clone(), *end_of_message);
+                self.event(unit, data, ends, pipeline, &mut out).await?;
+            }
             Event::Data { stream, data, fin, .. } => {
                 let channel = self.channel(stream)?;
                 let frame = StreamFrame { direction: self.direction, channel, data: data.clone(), fin: *fin };
@@ -127,6 +136,40 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
         Ok(())
     }
 
+    /// Relays the events of a watch: stages see each as a whole, and as a whole it goes on.
+    async fn event(
+        &mut self,
+        unit: Unit,
+        data: Bytes,
+        ends: bool,
+        pipeline: &Mutex<Pipeline>,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), Fault> {
+        if self.direction == Direction::ToServer {
+            // The API server throws away what is said to a watch. What nobody hears need not be sent, nor be on record.
+            return Ok(());
+        }
+        if self.event.len() + data.len() > EVENT {
+            let why = format!("an event of the watch is longer than {} MiB", EVENT >> 20);
+            return Err(StreamAbort::Refused(why).into());
+        }
+        if !(ends && self.event.is_empty()) {
+            self.event.extend_from_slice(&data);
+        }
+        if !ends {
+            return Ok(());
+        }
+        let data = if self.event.is_empty() { data } else { self.event.split().freeze() };
+        let frame = StreamFrame { direction: self.direction, channel: Channel::Event, data, fin: false };
+        let frames = pipeline.lock().await.pass(frame.clone()).await?;
+        match frames.as_slice() {
+            [same] if unit.is_standalone() && is_untouched(same, &frame) => {
+                Ok(self.codec.forward(unit, out)?)
+            }
+            _ => self.rewrite(unit, frame.channel, frames, out),
+        }
+    }
+
     /// Encodes what the stages made of a unit: its own bytes, if they left it alone.
     fn send(
         &mut self,
@@ -140,8 +183,19 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
         {
             return Ok(self.codec.forward(unit, out)?);
         }
+        self.rewrite(unit, original.channel, frames, out)
+    }
+
+    /// Encodes frames in the place of a unit of this channel.
+    fn rewrite(
+        &mut self,
+        unit: Unit,
+        channel: Channel,
+        frames: Vec<StreamFrame>,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), Fault> {
         // The last piece for the unit's own channel takes its place; all else is put around it.
-        let own = frames.iter().rposition(|frame| frame.channel == original.channel);
+        let own = frames.iter().rposition(|frame| frame.channel == channel);
         let mut unit = Some(unit);
         for (at, frame) in frames.into_iter().enumerate() {
             match unit.take_if(|_| Some(at) == own) {
@@ -185,10 +239,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
         Ok(())
     }
 
-    /// Queues words of ours: on the error stream, if there is one, and as the protocol's own goodbye.
+    /// Queues words of ours: on the error stream, if there is one, or as the last event; and as the protocol's own goodbye.
     pub(super) fn say_goodbye(&mut self, outcome: Option<Bytes>, code: u16, reason: &str) {
         let mut out = Vec::new();
-        if let (Some(outcome), Some(stream)) = (outcome, self.codec.stream(StreamKind::Error)) {
+        let stream = self.codec.stream(StreamKind::Error).or_else(|| self.codec.stream(StreamKind::Messages));
+        if let (Some(outcome), Some(stream)) = (outcome, stream) {
             let _ = self.codec.inject(&stream, outcome, false, &mut out);
         }
         // If a frame is under way, dropping the connection has to say it all.
@@ -238,7 +293,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<R, W> {
             StreamKind::ForwardData { port } => Channel::PortData { port, id },
             StreamKind::ForwardError { port } => Channel::PortError { port, id },
             StreamKind::Error => Channel::Error,
-            // The upgrade of a watch or a log was refused, so this cannot come.
+            StreamKind::Messages => Channel::Event,
             _ => return Err(StreamAbort::Failed("a kind of stream that is not relayed".into())),
         })
     }
@@ -261,5 +316,6 @@ fn kind(channel: Channel) -> StreamKind {
         Channel::Resize => StreamKind::Resize,
         Channel::PortData { port, .. } => StreamKind::ForwardData { port },
         Channel::PortError { port, .. } => StreamKind::ForwardError { port },
+        Channel::Event => StreamKind::Messages,
     }
 }

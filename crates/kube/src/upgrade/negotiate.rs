@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, Uri,
-    header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
+    header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
     request::Parts,
 };
 use portcullis_core::{AuditId, Reason, Refusal, RequestInfo, StreamInfo, StreamTransport};
@@ -41,6 +41,14 @@ impl Offer {
     pub(crate) fn of(parts: &Parts, info: &RequestInfo) -> Result<Option<Self>, Refusal> {
         let Some(kind) = Kind::of(&parts.headers)? else { return Ok(None) };
         let purpose = purpose(info, &parts.uri)?;
+        if purpose == StreamPurpose::Watch && !parts.headers.contains_key(ORIGIN) {
+            // The API server's own answer would be a bare 403.
+            return Err(bad(
+                "upstream/upgrade",
+                "a watch over WebSocket is opened only with an Origin header",
+            )
+            .advice("say where you come from, as browsers do, or watch over plain HTTP"));
+        }
         let names = match kind {
             Kind::WebSocket => {
                 let values = texts(&parts.headers, &SEC_WEBSOCKET_PROTOCOL)?;
@@ -53,6 +61,10 @@ impl Offer {
         let mut offer = Self { kind, purpose, names };
         let wanted = std::mem::take(&mut offer.names);
         offer.names = wanted.iter().filter(|name| offer.protocol(Some(name)).is_some()).cloned().collect();
+        if offer.purpose == StreamPurpose::Watch {
+            // The API server chooses none where it watches: it takes the only one, or refuses.
+            offer.names.truncate(1);
+        }
         let decodable = match wanted.is_empty() {
             true => offer.protocol(None).is_some(),
             false => !offer.names.is_empty(),
@@ -206,12 +218,13 @@ fn purpose(info: &RequestInfo, uri: &Uri) -> Result<StreamPurpose, Refusal> {
             let ports = ports.map_err(|_| bad("upstream/upgrade", "the ports to forward are not numbers"))?;
             Ok(StreamPurpose::PortForward(ports))
         }
+        "" if info.is_resource_request && info.verb == "watch" => Ok(StreamPurpose::Watch),
         "proxy" => Err(bad(
             "upstream/upgrade",
             "a proxied connection may not be upgraded: what it would carry can be neither recorded nor masked",
         )),
-        _ => Err(bad("upstream/upgrade", "only exec, attach and port-forward may be upgraded")
-            .advice("watch and read logs over plain HTTP")),
+        _ => Err(bad("upstream/upgrade", "only exec, attach, port-forward and watches may be upgraded")
+            .advice("read logs over plain HTTP")),
     }
 }
 
@@ -251,10 +264,11 @@ mod tests {
     use crate::KubeClassifier;
 
     const EXEC: &str = "/api/v1/namespaces/shop/pods/web/exec?command=sh&command=-c&container=app&tty=true";
+    const WATCH: &str = "/api/v1/namespaces/shop/pods?watch=true";
     const FORWARD: &str = "/api/v1/namespaces/shop/pods/web/portforward?ports=80,443";
 
     fn offer(target: &str, headers: &[(&str, &str)]) -> (Result<Option<Offer>, Refusal>, Uri, RequestInfo) {
-        let mut request = Request::get(target);
+        let mut request = Request::get(target).header(ORIGIN, "https://console.example.com");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -284,6 +298,12 @@ mod tests {
             sent(FORWARD, &with("SPDY/3.1+portforward.k8s.io, soap")),
             ["SPDY/3.1+portforward.k8s.io"]
         );
+        assert_eq!(sent(WATCH, &websocket), [""; 0]);
+        assert_eq!(
+            sent(WATCH, &with("v4.channel.k8s.io, base64.binary.k8s.io, binary.k8s.io")),
+            ["base64.binary.k8s.io"],
+            "with two the API server refuses"
+        );
         let bearer = "base64url.bearer.authorization.k8s.io.c2VjcmV0, v4.channel.k8s.io";
         assert_eq!(sent(EXEC, &with(bearer)), ["v4.channel.k8s.io"]);
 
@@ -309,16 +329,27 @@ mod tests {
         check(EXEC, &with("base64url.bearer.authorization.k8s.io.c2VjcmV0"), "upstream/subprotocol");
         check(FORWARD, &with("binary.k8s.io"), "upstream/subprotocol");
         check(FORWARD, &[("connection", "upgrade"), ("upgrade", "spdy/3.1")], "upstream/subprotocol");
+        check(WATCH, &[("connection", "upgrade"), ("upgrade", "spdy/3.1")], "upstream/subprotocol");
+        check(WATCH, &with("v4.channel.k8s.io"), "upstream/subprotocol");
         check(EXEC, &[("connection", "upgrade"), ("upgrade", "websocket, spdy/3.1")], "upstream/upgrade");
         for target in [
-            "/api/v1/pods?watch=1",
+            "/api/v1/pods",
+            "/api/v1/namespaces/shop/pods/web",
             "/api/v1/namespaces/shop/pods/web/log?follow=true",
+            "/api/v1/namespaces/shop/pods/web/log?watch=true",
             "/api/v1/namespaces/shop/services/web/proxy/",
             "/openapi/v3",
             "/api/v1/namespaces/shop/pods/web/portforward?ports=http",
         ] {
             check(target, &with("binary.k8s.io"), "upstream/upgrade");
         }
+    }
+
+    #[test]
+    fn a_watch_says_where_it_comes_from() {
+        let request = Request::get(WATCH).header(CONNECTION, "upgrade").header(UPGRADE, "websocket");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(KubeClassifier::new().classify(&parts).unwrap_err().code(), "upstream/upgrade");
     }
 
     #[test]
@@ -394,7 +425,7 @@ mod tests {
         /// it, in its order, reads as the same offer again, and has no credential in it.
         #[test]
         fn an_offer_is_the_decodable_part_of_what_was_asked(
-            target in prop::sample::select(vec![EXEC, FORWARD, "/api/v1/pods?watch=1", "/x?ports=,"]),
+            target in prop::sample::select(vec![EXEC, FORWARD, WATCH, "/api/v1/pods", "/x?ports=,"]),
             connection in "(upgrade|keep-alive|Upgrade, close|[ -~]{0,8})",
             upgrade in "(websocket|SPDY/3[.]1|websocket, spdy/3[.]1|[ -~]{0,8})",
             lines in prop::collection::vec(protocols(), 0..3),

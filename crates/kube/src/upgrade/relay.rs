@@ -104,7 +104,7 @@ where
         ended = liveness.ended() => StreamEnd::Cut(ended),
         end = both(&mut to_server, &mut to_client, pipeline) => end,
     };
-    if let Some(goodbye) = Goodbye::new(&end, &agreed.info.subprotocol) {
+    if let Some(goodbye) = Goodbye::new(&end, agreed) {
         to_client.say_goodbye(Some(goodbye.outcome), goodbye.code, &goodbye.reason);
         to_server.say_goodbye(None, goodbye.code, &goodbye.reason);
         let farewell = async {
@@ -170,7 +170,7 @@ struct Goodbye {
 }
 
 impl Goodbye {
-    fn new(end: &StreamEnd, subprotocol: &str) -> Option<Self> {
+    fn new(end: &StreamEnd, agreed: &Agreed) -> Option<Self> {
         let (reason, close, status, word) = match end {
             StreamEnd::Closed | StreamEnd::Disconnected(_) => return None,
             StreamEnd::Cut(ended @ Ended::Draining) => {
@@ -189,20 +189,23 @@ impl Goodbye {
             }
         };
         let reason = format!("portcullis ended the stream: {reason}");
+        let subprotocol = &agreed.info.subprotocol;
+        let is_watch = matches!(agreed.protocol, StreamProtocol::Messages { .. });
         let is_status = Subprotocol::parse(subprotocol).is_some_and(Subprotocol::error_is_status)
             || SpdyVersion::parse(subprotocol).is_some_and(SpdyVersion::error_is_status);
-        let outcome = match is_status {
-            true => json!({
-                "kind": "Status",
-                "apiVersion": "v1",
-                "metadata": {},
-                "status": "Failure",
-                "message": reason,
-                "reason": word,
-                "code": status,
-            })
-            .to_string(),
-            false => reason.clone(),
+        let outcome = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": reason,
+            "reason": word,
+            "code": status,
+        });
+        let outcome = match (is_watch, is_status) {
+            (true, _) => format!("{}\n", json!({ "type": "ERROR", "object": outcome })),
+            (_, true) => outcome.to_string(),
+            _ => reason.clone(),
         };
         Some(Self { outcome: outcome.into(), code: close, reason })
     }

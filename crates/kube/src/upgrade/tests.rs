@@ -34,6 +34,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// What was seen on a channel, frame by frame.
+    pub(crate) fn texts(&self, channel: Channel) -> Vec<String> {
+        let frames = self.frames.lock().unwrap();
+        let texts = frames.iter().filter(|frame| frame.channel == channel);
+        texts.map(|frame| String::from_utf8_lossy(&frame.data).into_owned()).collect()
+    }
+
     pub(crate) fn text(&self, channel: Channel) -> String {
         let frames = self.frames.lock().unwrap();
         let data: Vec<u8> =
@@ -96,30 +103,32 @@ impl StreamStageFactory for Factory {
     }
 }
 
-fn pass(frame: StreamFrame, out: &mut Vec<StreamFrame>) -> Result<(), StreamAbort> {
+pub(super) fn pass(frame: StreamFrame, out: &mut Vec<StreamFrame>) -> Result<(), StreamAbort> {
     out.push(frame);
     Ok(())
 }
 
 /// Replaces `hunter2` on standard output, as the mask does.
 pub(crate) fn mask(mut frame: StreamFrame, out: &mut Vec<StreamFrame>) -> Result<(), StreamAbort> {
-    if frame.channel == Channel::Stdout && frame.data.windows(7).any(|window| window == b"hunter2") {
+    if [Channel::Stdout, Channel::Event].contains(&frame.channel)
+        && frame.data.windows(7).any(|window| window == b"hunter2")
+    {
         frame.data = String::from_utf8_lossy(&frame.data).replace("hunter2", "[masked]").into();
     }
     pass(frame, out)
 }
 
-struct Fixture {
-    client: DuplexStream,
-    server: DuplexStream,
-    log: Arc<Log>,
-    cut: Arc<Notify>,
-    end: JoinHandle<StreamEnd>,
+pub(super) struct Fixture {
+    pub(super) client: DuplexStream,
+    pub(super) server: DuplexStream,
+    pub(super) log: Arc<Log>,
+    pub(super) cut: Arc<Notify>,
+    pub(super) end: JoinHandle<StreamEnd>,
 }
 
 const PIPE: usize = 4096;
 
-async fn start(
+pub(super) async fn start(
     protocol: StreamProtocol,
     subprotocol: &str,
     change: impl Fn(StreamFrame, &mut Vec<StreamFrame>) -> Result<(), StreamAbort> + Send + Sync + 'static,
@@ -177,10 +186,10 @@ pub(crate) fn message(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     out.to_vec()
 }
 
-const KEY: Option<[u8; 4]> = Some([1, 2, 3, 4]);
+pub(super) const KEY: Option<[u8; 4]> = Some([1, 2, 3, 4]);
 
 /// The payloads of all WebSocket frames that come until the end.
-async fn messages(
+pub(super) async fn messages(
     mut stream: impl tokio::io::AsyncRead + Unpin,
     direction: portcullis_wire::Direction,
 ) -> Vec<(Opcode, String)> {
@@ -195,7 +204,7 @@ async fn messages(
     messages
 }
 
-async fn exactly(stream: &mut DuplexStream, length: usize) -> Vec<u8> {
+pub(super) async fn exactly(stream: &mut DuplexStream, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await.unwrap();
     bytes

@@ -182,7 +182,7 @@ async fn what_is_refused_reaches_nobody() {
             assert_ne!(client.read_buf(&mut body).await.unwrap(), 0, "{}", String::from_utf8_lossy(&body));
         }
     };
-    check(websocket("/api/v1/pods?watch=true"), "400", "upstream/upgrade").await;
+    check(websocket("/api/v1/pods"), "400", "upstream/upgrade").await;
     check(websocket("/api/v1/namespaces/shop/pods/web/log?follow=true"), "400", "upstream/upgrade").await;
     check(websocket("/api/v1/namespaces/shop/pods/web/proxy/"), "400", "upstream/upgrade").await;
     check(

@@ -306,7 +306,15 @@ async fn streams_get_a_stage() {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         std::future::ready(Ok::<_, Infallible>(response))
     }));
-    let (request, _) = request(resource("create", "pods", "exec"));
-    assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::SWITCHING_PROTOCOLS);
-    assert!(plan.lock().unwrap().is_some());
+    for (info, has_stage, status) in [
+        (resource("create", "pods", "exec"), true, StatusCode::SWITCHING_PROTOCOLS),
+        (resource("watch", "secrets", ""), true, StatusCode::SWITCHING_PROTOCOLS),
+        (resource("get", "secrets", ""), false, StatusCode::BAD_GATEWAY),
+        (resource("get", "pods", "log"), false, StatusCode::BAD_GATEWAY),
+    ] {
+        let what = format!("{} {}/{}", info.verb, info.resource, info.subresource);
+        let answer = service.clone().oneshot(request(info).0).await.unwrap();
+        assert_eq!(answer.status(), status, "{what}");
+        assert_eq!(plan.lock().unwrap().is_some(), has_stage, "{what}");
+    }
 }

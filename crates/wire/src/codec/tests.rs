@@ -151,6 +151,10 @@ fn combinations_that_do_not_exist() {
     assert_eq!(of(Some("v5.channel.k8s.io"), StreamPurpose::Messages), None);
     assert!(of(None, StreamPurpose::RemoteCommand).is_some());
     assert_eq!(of(None, StreamPurpose::Messages), Some(StreamProtocol::Messages { base64: false }));
+    for name in [None, Some("binary.k8s.io"), Some("base64.binary.k8s.io")] {
+        assert_eq!(of(name, StreamPurpose::Watch), Some(StreamProtocol::Messages { base64: false }));
+    }
+    assert_eq!(of(Some("v4.channel.k8s.io"), StreamPurpose::Watch), None);
 }
 
 #[test]
