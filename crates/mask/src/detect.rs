@@ -112,6 +112,10 @@ impl DetectorSet {
     pub(crate) fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    fn without(self, detectors: [Detector; 2]) -> Self {
+        Self(self.0 & !Self::from_iter(detectors).0)
+    }
 }
 
 impl FromIterator<Detector> for DetectorSet {
@@ -327,7 +331,15 @@ impl Format {
 
     /// The formats whose prefix `bytes` begin with.
     pub(crate) fn at(bytes: &[u8]) -> impl Iterator<Item = &'static Self> {
-        Self::begun_by(bytes).filter(|format| bytes.len() >= format.prefix.len())
+        Self::at_if(bytes, |_| true)
+    }
+
+    /// Those of detectors that are wanted, which are asked for first.
+    fn at_if(bytes: &[u8], wanted: impl Fn(Detector) -> bool) -> impl Iterator<Item = &'static Self> {
+        let at = move |format: &&Self| {
+            wanted(format.detector) && bytes.len() >= format.prefix.len() && format.agrees(bytes)
+        };
+        Self::near(bytes).filter(at)
     }
 
     /// Whether `bytes` are no more than the beginning of a prefix.
@@ -344,6 +356,11 @@ impl Format {
 
     /// The formats whose prefix agrees with `bytes`, as far as the shorter one goes.
     fn begun_by(bytes: &[u8]) -> impl Iterator<Item = &'static Self> {
+        Self::near(bytes).filter(move |format| format.agrees(bytes))
+    }
+
+    /// The few formats whose prefix may agree with `bytes`.
+    fn near(bytes: &[u8]) -> impl Iterator<Item = &'static Self> {
         /// By the first three bytes, whatever their case: hardly any two formats meet there that do not begin alike.
         static SLOTS: LazyLock<Vec<Vec<&'static Format>>> = LazyLock::new(|| {
             let mut slots = vec![Vec::new(); 256];
@@ -357,7 +374,7 @@ impl Format {
             [a, b, c, ..] => (&[][..], SLOTS[slot([*a, *b, *c])].as_slice()),
             _ => (FORMATS, &[][..]),
         };
-        few.iter().chain(slot.iter().copied()).filter(move |format| format.agrees(bytes))
+        few.iter().chain(slot.iter().copied())
     }
 
     /// Whether what begins here, in a text of which nothing more comes, is a secret of this format, whose prefix is here.
@@ -377,7 +394,7 @@ impl Format {
     fn agrees(&self, bytes: &[u8]) -> bool {
         let length = bytes.len().min(self.prefix.len());
         let (prefix, bytes) = (&self.prefix.as_bytes()[..length], &bytes[..length]);
-        prefix == bytes || (!self.exact && prefix.eq_ignore_ascii_case(bytes))
+        if self.exact { prefix == bytes } else { prefix.eq_ignore_ascii_case(bytes) }
     }
 
     /// Whether something that stands right after `previous` may be meant.

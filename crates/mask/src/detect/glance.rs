@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::{
-    DetectorSet, FORMATS, Format,
+    DetectorSet, FORMATS, Format, LONGEST,
     shape::{self, Place},
 };
 use crate::Detector;
@@ -73,8 +73,14 @@ pub(crate) fn next_prefix(text: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// Whether one of the detectors, which work on streams, finds anything in a text that is whole.
-pub(crate) fn finds(text: &[u8], wanted: DetectorSet) -> bool {
+pub(crate) fn finds(text: &[u8], mut wanted: DetectorSet) -> bool {
     const NUMBERS: [Detector; 2] = [Detector::Card, Detector::Iban];
+    if text.len() < Format::SHORTEST && !shape::DETECTORS.into_iter().any(|shape| wanted.contains(shape)) {
+        return false;
+    }
+    if text.len() <= LONGEST && memchr::memchr(b'@', text).is_none() {
+        wanted = wanted.without([Detector::Email, Detector::UrlPassword]);
+    }
     let place = Place { bytes: text, from: 0, before: None, last: true };
     if wanted.contains(Detector::Email) && shape::next(Detector::Email, place).is_some() {
         return true;
@@ -84,11 +90,10 @@ pub(crate) fn finds(text: &[u8], wanted: DetectorSet) -> bool {
     let mut at = 0;
     while let Some(found) = marks.next(text, at) {
         let previous = found.checked_sub(1).map(|at| text[at]);
-        let is_secret = |format: &Format| {
-            wanted.contains(format.detector) && format.may_follow(previous) && format.is_whole(&text[found..])
-        };
+        let mut formats = Format::at_if(&text[found..], |detector| wanted.contains(detector));
+        let is_secret = |format: &Format| format.may_follow(previous) && format.is_whole(&text[found..]);
         let is_number = |number| wanted.contains(number) && shape::is_at(number, place, found);
-        if Format::at(&text[found..]).any(is_secret) || (numbers && NUMBERS.into_iter().any(is_number)) {
+        if formats.any(is_secret) || (numbers && NUMBERS.into_iter().any(is_number)) {
             return true;
         }
         at = found + 1;
