@@ -10,6 +10,8 @@ mod stops;
 mod text;
 
 #[cfg(test)]
+mod search_tests;
+#[cfg(test)]
 mod tests;
 
 pub use masker::Masker;
