@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, request::Parts};
 use serde_json::Value;
 
 use crate::{AuditId, BoxFuture, Identity, RequestInfo};
@@ -25,6 +25,21 @@ pub struct ProposedRequest {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+}
+
+impl ProposedRequest {
+    /// The request with this head and body, as somebody's; outer layers have left in its extensions what else is known of it.
+    pub fn new(parts: &Parts, identity: Identity, body: Bytes) -> Self {
+        Self {
+            audit_id: parts.extensions.get().copied(),
+            identity,
+            info: RequestInfo::of_parts(parts),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+            body,
+        }
+    }
 }
 
 impl std::fmt::Debug for ProposedRequest {

@@ -1,6 +1,6 @@
 //! What a request asks for, in the terms of the Kubernetes authorizer.
 
-use http::{Method, Request};
+use http::{Method, Request, request::Parts};
 use serde::{Deserialize, Serialize};
 
 use crate::Redactor;
@@ -69,6 +69,12 @@ impl RequestInfo {
             Some(info) => info.clone(),
             None => Self::non_resource(request.method(), request.uri().path()),
         }
+    }
+
+    /// The same of a request whose body has been taken off.
+    pub fn of_parts(parts: &Parts) -> Self {
+        let known = parts.extensions.get::<Self>().cloned();
+        known.unwrap_or_else(|| Self::non_resource(&parts.method, parts.uri.path()))
     }
 
     /// Whether the request opens a connection into the cluster: exec, attach, port-forward or proxy.

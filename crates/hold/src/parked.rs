@@ -55,20 +55,8 @@ impl Parked {
             .detail("no outer layer left an identity; is an authenticating layer missing from the stack?")
             .into());
         };
-        let info = match parts.extensions.get::<RequestInfo>() {
-            Some(info) => info.clone(),
-            None => RequestInfo::non_resource(&parts.method, parts.uri.path()),
-        };
-        let (body, bytes) = self.read(&info, parts, body).await?;
-        let proposed = ProposedRequest {
-            audit_id: parts.extensions.get::<AuditId>().copied(),
-            identity,
-            info,
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            headers: parts.headers.clone(),
-            body: bytes,
-        };
+        let (body, bytes) = self.read(&RequestInfo::of_parts(parts), parts, body).await?;
+        let proposed = ProposedRequest::new(parts, identity, bytes);
         let digest = self.digest(&proposed);
         let liveness = parts.extensions.get::<Liveness>().cloned().unwrap_or_default();
 

@@ -16,8 +16,8 @@ use http::{
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use portcullis_core::{
-    AuditId, Body, BoxError, BufferedBody, Identity, ProposedRequest, Reason, Refusal, RequestInfo,
-    UnmaskedObjects, refuse,
+    Body, BoxError, BufferedBody, Identity, ProposedRequest, Reason, Refusal, RequestInfo, UnmaskedObjects,
+    refuse,
 };
 use serde_json::Value;
 use tower_layer::Layer;
@@ -210,15 +210,7 @@ impl WriteGuardLayer {
             return Err(would_lose(None));
         };
         let body = parts.extensions.get::<BufferedBody>().map(|body| body.0.clone()).unwrap_or_default();
-        let proposed = ProposedRequest {
-            audit_id: parts.extensions.get::<AuditId>().copied(),
-            identity: identity.clone(),
-            info: info.clone(),
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            headers: parts.headers.clone(),
-            body,
-        };
+        let proposed = ProposedRequest::new(parts, identity.clone(), body);
         let live = objects.read_unmasked(&proposed).await.map_err(|error| {
             Refusal::unavailable(
                 "mask/cannot-compare",

@@ -24,8 +24,7 @@ use http::{
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use portcullis_core::{
-    AuditId, Body, BoxError, Identity, LiveError, ProposedRequest, Refusal, RequestInfo, Trail,
-    UnmaskedObjects, refuse,
+    Body, BoxError, Identity, LiveError, ProposedRequest, Refusal, Trail, UnmaskedObjects, refuse,
 };
 use serde_json::json;
 use tower_layer::Layer;
@@ -125,17 +124,8 @@ impl RestoreLayer {
             let Some(identity) = extensions.get::<Identity>().cloned() else {
                 return Err(would_store_mask(None));
             };
-            let info = extensions.get::<RequestInfo>().cloned().unwrap_or_default();
-            let scope = self.rules.scope(&info, Caller::of(extensions));
-            let proposed = ProposedRequest {
-                audit_id: extensions.get::<AuditId>().copied(),
-                identity,
-                info,
-                method: parts.method.clone(),
-                uri: parts.uri.clone(),
-                headers: parts.headers.clone(),
-                body,
-            };
+            let proposed = ProposedRequest::new(&parts, identity, body);
+            let scope = self.rules.scope(&proposed.info, Caller::of(extensions));
             let live = self.objects.read_unmasked(&proposed).await.map_err(unavailable)?;
             let live = live.ok_or_else(|| would_store_mask(None))?;
             let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());

@@ -254,7 +254,8 @@ fn ordinary_text_passes() {
 /// What software says and what people deploy, all of it harmless, and much of it about passwords and tokens.
 #[test]
 fn an_ordinary_corpus_passes_the_default_packs() {
-    let corpus = [include_str!("../tests/corpus/logs.txt"), include_str!("../tests/corpus/manifests.yaml")];
+    let corpus =
+        [include_str!("../../tests/corpus/logs.txt"), include_str!("../../tests/corpus/manifests.yaml")];
     let hits: Vec<String> = corpus
         .iter()
         .flat_map(|text| text.lines())
