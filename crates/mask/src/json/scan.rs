@@ -252,6 +252,10 @@ impl Scanner {
             self.open_value(chunk, at, byte, handler)?;
             // What follows, up to the next value, or its key.
             keyed = loop {
+                // White space inside a string that is not whole is no space.
+                if !matches!(self.state, State::Next | State::FirstKey | State::FirstElement) {
+                    return Ok(());
+                }
                 match (self.state, skip_space(chunk, at)) {
                     (State::Next, Some(b',')) => {
                         *at += 1;
@@ -600,12 +604,13 @@ mod tests {
         check(br#""\u0041\u00e9\ud83d\ude00""#, Some("<A\u{e9}\u{1f600}>"));
         check(br#""\ud83dx\ude00\ud83d\ud83d\ude00""#, Some("<\u{fffd}x\u{fffd}\u{fffd}\u{1f600}>"));
         check(br#"{"k\u0065y":1,"":2}"#, Some("{key:#.:#.)"));
+        check(br#"{" \u0065 ":"  \n  ","  ":[" \n"]}"#, Some("{ e :<  \n  >  :[< \n>))"));
         check(br#"{"a":1,"a":2}"#, Some("{a:#.a:#.)"));
     }
 
     #[test]
     fn what_is_not_json_is_refused() {
-        let cases: [&[u8]; 44] = [
+        let cases: [&[u8]; 47] = [
             b"",
             b" ",
             b"{",
@@ -645,6 +650,9 @@ mod tests {
             b"\"\\u12g4\"",
             b"\"\\u123\"",
             b"\"a\nb\"",
+            b"\"\n\"",
+            b"{\"\n\":1}",
+            b"[1,\" \t\"]",
             b"\"\x00\"",
             b"'a'",
             b"[1]//",
