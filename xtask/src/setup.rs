@@ -5,6 +5,7 @@
 //! target/tools/bin/       kubectl, cargo-deny   (links; put it first on the path)
 //! target/tools/python/    a virtual environment of tests/clients/python/requirements.txt
 //! target/tools/node/      node_modules of tests/idp/package-lock.json
+//! target/tools/mcp/       node_modules of tests/clients/mcp/package-lock.json
 //! target/tools/bench/     Envoy, only for `cargo xtask bench proxy`
 //! ```
 
@@ -23,7 +24,8 @@ pub(crate) fn run() -> Result<PathBuf> {
     let bin = command::target("tools/bin");
     std::fs::create_dir_all(&bin)?;
     python(&bin)?;
-    node()?;
+    node_modules("Identity provider", "tests/idp", "tools/node")?;
+    node_modules("MCP server", "tests/clients/mcp", "tools/mcp")?;
     Ok(bin)
 }
 
@@ -62,11 +64,12 @@ fn virtual_environment(what: &str, requirements: &PathBuf, environment: &Path) -
     })
 }
 
-fn node() -> Result {
-    let sources = command::root().join("tests/idp");
-    let environment = command::target("tools/node");
+/// The packages that a package of ours has locked.
+fn node_modules(what: &str, sources: &str, environment: &str) -> Result {
+    let sources = command::root().join(sources);
+    let environment = command::target(environment);
     let lists = [sources.join("package.json"), sources.join("package-lock.json")];
-    installed("Node packages", &environment, &lists, || {
+    installed(what, &environment, &lists, || {
         if !command::exists("npm", "--version") {
             return Err(Failure::new("there is no `npm`: install Node 20 or newer"));
         }
