@@ -192,7 +192,7 @@ pub fn source(path: &str) -> PathBuf {
     root().join("tests").join(path)
 }
 
-/// A Go program below `tests/clients/`, built if it must be.
+/// A Go program below `tests/clients/`, as in `informer` or `informer/update`, built if it must be.
 pub async fn go_program(name: &str) -> PathBuf {
     go_build(name, ".").await
 }
@@ -206,7 +206,7 @@ async fn go_build(name: &str, package: &str) -> PathBuf {
     // Tests run at once, and a program that has just been started cannot be written.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _guard = ONE_AT_A_TIME.lock().await;
-    let program = root().join("target/clients").join(name);
+    let program = root().join("target/clients").join(name.replace('/', "-"));
     let mut go = tokio::process::Command::new("go");
     go.current_dir(source("clients").join(name)).args(["build", "-trimpath", "-buildvcs=false", "-o"]);
     // No deadline: the first time, all of client-go is compiled.

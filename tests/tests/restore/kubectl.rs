@@ -1,59 +1,9 @@
-//! Whoever may not see a Secret's values can still work on it: with `onWrite: restore` each way that kubectl has of writing back
-//! what it read does what it would have done without a mask, and nothing else gets at the values.
+//! kubectl: every way that it has of writing back what it read.
 
-use portcullis_tests::{Cluster, Finished, Gateway, Kubectl};
+use portcullis_tests::{Cluster, Finished};
 use serde_json::{Value, json};
 
-const PASSWORD: &str = "aHVudGVyMg==";
-const APPLIED: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
-
-struct Stage {
-    gateway: Gateway,
-    agent: Kubectl,
-    admin: Kubectl,
-}
-
-impl Stage {
-    async fn set(cluster: &Cluster) -> Self {
-        let gateway =
-            Gateway::configured(cluster, |config| config["mask"]["onWrite"] = "restore".into()).await;
-        let namespace = cluster.namespace_of_agents("restore").await;
-        let agent = gateway.kubectl("agent-ci").await.namespace(&namespace);
-        let admin = cluster.admin().namespace(&namespace);
-        Self { gateway, agent, admin }
-    }
-
-    /// A Secret that was applied, so that a copy of it stands in its annotation.
-    async fn secret(&self, name: &str) -> Value {
-        let manifest = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
-            "data": {"password": PASSWORD, "user": "YWRh"}});
-        self.admin.run_with_input(&["apply", "-f", "-"], manifest.to_string()).await.ok();
-        self.live(name).await
-    }
-
-    /// The Secret as it is.
-    #[expect(clippy::expect_used, reason = "without it there is no test")]
-    async fn live(&self, name: &str) -> Value {
-        let said = self.admin.run(&["get", "secret", name, "-o", "json"]).await.ok();
-        serde_json::from_str(&said).expect("JSON")
-    }
-
-    /// The Secret as the agent sees it.
-    async fn seen(&self, name: &str, format: &str) -> String {
-        let seen = self.agent.run(&["get", "secret", name, "-o", format]).await.ok();
-        assert!(!seen.contains(PASSWORD) && seen.contains("bWFza2Vk"), "{seen}");
-        seen
-    }
-}
-
-/// What differs besides what must: times, versions, who owns which field.
-fn essence(mut secret: Value) -> Value {
-    let metadata = &mut secret["metadata"];
-    for chance in ["resourceVersion", "managedFields", "creationTimestamp", "uid", "generation"] {
-        metadata[chance] = Value::Null;
-    }
-    secret
-}
+use crate::{APPLIED, PASSWORD, Stage, essence};
 
 #[tokio::test]
 async fn every_way_of_writing_back_leaves_the_values_alone() {
