@@ -3,6 +3,7 @@
 
 mod controllers;
 mod kubectl;
+mod workloads;
 
 use portcullis_tests::{Cluster, Gateway, Kubectl};
 use serde_json::{Value, json};
