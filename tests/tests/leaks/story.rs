@@ -1,18 +1,13 @@
-//! Nothing leaks: values that are nowhere else are put into Secrets, their annotations, environment
-//! variables and commands. Every byte that clients get back, and every file and log line of the gateway, is
-//! searched for them, as they are and in base64.
+//! An agent's day: all that it does with Secrets and their like, and all that it gets to see.
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
 
 use base64::Engine;
-use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
-use base64::engine::{GeneralPurpose, general_purpose::NO_PAD};
 use futures_util::{StreamExt, stream};
 use portcullis_tests::{Cluster, Gateway, HttpClient, Kubectl, wait_until};
-use regex::bytes::Regex;
 use serde_json::{Value, json};
+
+use crate::search::{Canaries, bytes_below, files_below, find, mask_pattern};
 
 /// Where the canaries are.
 const PLACES: [&str; 10] = [
@@ -36,7 +31,7 @@ async fn what_is_put_into_secrets_comes_back_nowhere() {
         config["telemetry"]["log"] = "debug".into();
     })
     .await;
-    let canaries = Canaries::new();
+    let canaries = Canaries::new(&PLACES);
     let canary = |place: &str| canaries.values[place].clone();
     let mut story = Story {
         agent: gateway.kubectl("agent-ci").await.namespace(&namespace),
@@ -130,103 +125,6 @@ async fn what_is_put_into_secrets_comes_back_nowhere() {
     let stored = admin.run(&["get", "secrets,deployments", "-o", "yaml"]).await;
     canaries.all_but(&["heldEnvironment", "refused"]).all_appear_in(&stored.stdout);
     assert!(!mask_pattern().is_match(&stored.stdout), "a mask was stored: {stored}");
-    gateway.start_again().await;
-    gateway.agrees_with_the_server().await;
-}
-
-#[tokio::test]
-async fn known_formats_are_found_in_what_commands_say_and_are_told() {
-    let cluster = Cluster::from_env();
-    let namespace = cluster.namespace_of_agents("format").await;
-    let mut gateway = Gateway::start(&cluster).await;
-    let letters = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-    let token = format!("ghp_{}", &letters[..36]);
-    let canaries = Canaries { values: BTreeMap::from([("token", token.clone())]) };
-    let agent = gateway.kubectl("agent-ci").await.namespace(&namespace);
-    let mut evidence = Vec::new();
-
-    let script = format!("echo token is {token}; while :; do sleep 1; done");
-    let run = ["run", "box", "--image=none", "--restart=Never", "--command", "--", "sh", "-c", &script];
-    cluster.admin().namespace(&namespace).run(&run).await.ok();
-    agent.run(&["wait", "--for=condition=Ready", "pod/box", "--timeout=50s"]).await.ok();
-    wait_until("the first line", || async {
-        (!agent.run(&["logs", "box"]).await.ok().is_empty()).then_some(())
-    })
-    .await;
-    for transport in portcullis_tests::Transport::BOTH {
-        let agent = agent.clone().transport(transport);
-        let said = agent.run(&["exec", "box", "--", "echo", &token]).await;
-        assert!(said.ok().contains("masked:"), "{said}");
-        evidence.push(("exec".to_owned(), said.all()));
-        let said = agent.run_with_input(&["exec", "-i", "box", "--", "cat"], format!("{token}\n")).await;
-        assert!(said.ok().contains("masked:"), "{said}");
-        evidence.push(("exec -i".to_owned(), said.all()));
-    }
-    let said = agent.run(&["logs", "box"]).await;
-    assert!(said.ok().contains("masked:"), "{said}");
-    evidence.push(("logs".to_owned(), said.all()));
-    let agents = agent.clone().env("KUBECTL_EXPLAIN_OPENAPIV3", "true");
-    evidence.push(("version".to_owned(), agents.run(&["version", "--output=json"]).await.all()));
-
-    evidence.push(("the log".to_owned(), gateway.stop().await.all()));
-    for file in files_below(&gateway.state_dir()) {
-        evidence.push((file.display().to_string(), std::fs::read(&file).unwrap()));
-    }
-    canaries.appear_nowhere_in(&evidence);
-    gateway.start_again().await;
-    gateway.agrees_with_the_server().await;
-}
-
-/// Credentials are secrets, too: those the gateway is shown, and those it hands out.
-#[tokio::test]
-async fn tokens_are_kept_nowhere() {
-    let cluster = Cluster::from_env();
-    let mut gateway = Gateway::configured(&cluster, |config| {
-        config["telemetry"]["log"] = "trace,h2=info,hyper=info,rustls=info".into();
-    })
-    .await;
-    let token = gateway.token("agent-ci").await;
-    let form = format!(
-        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token={token}\
-        &subject_token_type=urn:ietf:params:oauth:token-type:jwt&profile=deploy"
-    );
-    let request = http::Request::post(format!("{}/portcullis/oauth/token", gateway.url))
-        .header("content-type", "application/x-www-form-urlencoded");
-    let answer = gateway.http().send(request.body(form).unwrap()).await;
-    let granted: Value = serde_json::from_slice(answer.body()).unwrap();
-    let word = |name: &str| granted[name].as_str().unwrap_or_else(|| panic!("{granted}")).to_owned();
-    let (grant, renewal) = (word("access_token"), word("renewal_token"));
-    let pods = "/api/v1/namespaces/shop/pods";
-    for bearer in [&token, &grant] {
-        assert_eq!(gateway.get(pods, Some(bearer)).await.status(), 200);
-        let protocol = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bearer);
-        let upgrade = gateway
-            .request("GET", pods, bearer)
-            .header("sec-websocket-protocol", format!("base64url.bearer.authorization.k8s.io.{protocol}"));
-        gateway.http().send(upgrade.body("").unwrap()).await;
-        // Where no token belongs.
-        gateway.get(&format!("{pods}?token={bearer}"), Some(bearer)).await;
-        gateway.get(&format!("{pods}/{bearer}"), Some(bearer)).await;
-        gateway.get(pods, Some(&format!("{bearer}x"))).await;
-    }
-    let upstream = std::fs::read_to_string(gateway.dir().join("upstream.kubeconfig")).unwrap();
-    let upstream: Value = serde_json::from_str(&upstream).unwrap();
-    let upstream = upstream["users"][0]["user"]["token"].as_str().unwrap();
-
-    // Without its signature a token is worth nothing; without its claims, too, but those are no secret.
-    let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();
-    let values = BTreeMap::from([
-        ("identity", signature(&token)),
-        ("grant", signature(&grant)),
-        // It begins with the grant's id, which is no secret.
-        ("renewal", signature(&renewal)),
-        ("upstream", signature(upstream)),
-    ]);
-    let mut evidence = vec![("the log".to_owned(), gateway.stop().await.all())];
-    for file in files_below(&gateway.state_dir()) {
-        evidence.push((file.display().to_string(), std::fs::read(&file).unwrap()));
-    }
-    Canaries { values }.appear_nowhere_in(&evidence);
     gateway.start_again().await;
     gateway.agrees_with_the_server().await;
 }
@@ -412,123 +310,4 @@ fn held_pod(token: &str) -> String {
         }] },
     })
     .to_string()
-}
-
-// -- The search --------------------------------------------------------------------------------------------
-
-/// Values that are nowhere but where the test puts them.
-struct Canaries {
-    values: BTreeMap<&'static str, String>,
-}
-
-impl Canaries {
-    fn new() -> Self {
-        let value = || format!("canary{}", uuid::Uuid::new_v4().simple());
-        Self { values: PLACES.into_iter().map(|place| (place, value())).collect() }
-    }
-
-    fn all_but(&self, places: &[&str]) -> Self {
-        let kept = self.values.iter().filter(|(place, _)| !places.contains(place));
-        Self { values: kept.map(|(place, value)| (*place, value.clone())).collect() }
-    }
-
-    #[track_caller]
-    fn appear_nowhere_in(&self, evidence: &[(String, Vec<u8>)]) {
-        let bytes: usize = evidence.iter().map(|(_, bytes)| bytes.len()).sum();
-        assert!(bytes > 1000, "nothing was searched");
-        let mut hits = Vec::new();
-        for (place, value) in &self.values {
-            let pattern = pattern(value);
-            for (what, bytes) in evidence {
-                if let Some(hit) = pattern.find(bytes) {
-                    let around = &bytes[hit.start().saturating_sub(200)..bytes.len().min(hit.end() + 50)];
-                    hits.push(format!("{place} in {what}: …{}…", String::from_utf8_lossy(around)));
-                }
-            }
-        }
-        assert!(hits.is_empty(), "{} LEAKS\n{}", hits.len(), hits.join("\n"));
-    }
-
-    #[track_caller]
-    fn all_appear_in(&self, bytes: &[u8]) {
-        for (place, value) in &self.values {
-            assert!(pattern(value).is_match(bytes), "{place} is not there");
-        }
-    }
-}
-
-/// Finds a value, any good part of it, and what it looks like in base64 at whatever offset, once and
-/// twice encoded, and in hexadecimal.
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
-fn pattern(value: &str) -> Regex {
-    const PART: usize = 14;
-    let mut needles: Vec<String> = value.as_bytes().windows(PART).map(lossless).collect();
-    let once = encoded(value.as_bytes());
-    let twice = once.iter().flat_map(|needle| encoded(needle.as_bytes())).collect::<Vec<_>>();
-    needles.extend(once.into_iter().chain(twice));
-    needles.push(value.bytes().map(|byte| format!("{byte:02x}")).collect());
-    let alternatives: Vec<String> = needles.iter().map(|needle| regex::escape(needle)).collect();
-    Regex::new(&alternatives.join("|")).unwrap()
-}
-
-fn lossless(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What base64 makes of bytes in the middle of others: one of three, by where they begin.
-fn encoded(bytes: &[u8]) -> Vec<String> {
-    let with = |alphabet: &Alphabet, offset: usize| {
-        let shifted = [vec![0; offset], bytes.to_vec()].concat();
-        let text = GeneralPurpose::new(alphabet, NO_PAD).encode(&shifted);
-        // The characters that only these bytes decide.
-        let (from, to) = ((offset * 8).div_ceil(6), shifted.len() * 8 / 6);
-        text[from..to].to_owned()
-    };
-    (0..3).flat_map(|offset| [with(&STANDARD, offset), with(&URL_SAFE, offset)]).collect()
-}
-
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
-fn mask_pattern() -> Regex {
-    let needles: Vec<String> = encoded(b"masked:").into_iter().chain(["masked:".to_owned()]).collect();
-    Regex::new(&needles.join("|")).unwrap()
-}
-
-fn find(needle: &[u8], bytes: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
-}
-
-/// All files below a directory whose path has this in it, as one.
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
-fn bytes_below(dir: &Path, part: &str) -> Vec<u8> {
-    let files = files_below(dir);
-    let wanted = files.iter().filter(|file| file.to_string_lossy().contains(part));
-    wanted.flat_map(|file| std::fs::read(file).unwrap()).collect()
-}
-
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
-fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files_below(&path)),
-            false => found.push(path),
-        }
-    }
-    found
-}
-
-#[test]
-fn the_search_finds_what_is_there() {
-    let value = "canary0123456789abcdef0123456789abcdef";
-    let engine = base64::engine::general_purpose::STANDARD;
-    for before in ["", "x", "xy", "xyz"] {
-        let around = format!("{before}{value}{before}");
-        let once = engine.encode(&around);
-        for hidden in [around.clone(), once.clone(), engine.encode(format!("{{\"data\":\"{once}\"}}"))] {
-            assert!(pattern(value).is_match(hidden.as_bytes()), "{hidden}");
-        }
-    }
-    assert!(pattern(value).is_match(b"...0123456789abcdef..."));
-    assert!(!pattern(value).is_match(b"canary0123 and nothing else"));
 }

@@ -1,0 +1,161 @@
+//! Credentials of known formats, in what commands say and are told, and in logs. They are put together here, so that none stands
+//! in this file.
+
+use std::collections::BTreeMap;
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use portcullis_tests::{Cluster, Gateway, Kubectl, Transport, wait_until};
+
+use crate::search::{Canaries, files_below};
+
+/// A pod that says credentials.
+struct Stage {
+    gateway: Gateway,
+    agent: Kubectl,
+    admin: Kubectl,
+    /// What it says, without the last line's end.
+    text: String,
+    canaries: Canaries,
+    evidence: Vec<(String, Vec<u8>)>,
+}
+
+/// The last line that the pod says.
+const END: &str = "nothing follows";
+
+impl Stage {
+    async fn set(cluster: &Cluster) -> Self {
+        let namespace = cluster.namespace_of_agents("format").await;
+        let gateway = Gateway::start(cluster).await;
+        let agent = gateway.kubectl("agent-ci").await.namespace(&namespace);
+        let admin = cluster.admin().namespace(&namespace);
+        let (text, canaries) = credentials();
+        // The environment holds it under a name that is nobody's secret; the log gets it from there.
+        let script = "printf '%s\\n' \"$TEXT\"; while :; do sleep 1; done";
+        let env = format!("--env=TEXT={text}");
+        let run =
+            ["run", "box", "--image=none", "--restart=Never", &env, "--command", "--", "sh", "-c", script];
+        admin.run(&run).await.ok();
+        agent.run(&["wait", "--for=condition=Ready", "pod/box", "--timeout=50s"]).await.ok();
+        wait_until("all that the pod says", || async {
+            admin.run(&["logs", "box"]).await.ok().contains(END).then_some(())
+        })
+        .await;
+        Self { gateway, agent, admin, text, canaries, evidence: Vec::new() }
+    }
+
+    /// What was said is whole but for what is secret.
+    #[track_caller]
+    fn keep(&mut self, what: &str, said: &[u8]) {
+        let text = String::from_utf8_lossy(said);
+        let masks = text.matches("masked:known-formats:").count();
+        assert!(masks >= self.canaries.values.len(), "{what}: {masks} masks in {text}");
+        for left in ["github token is ", "as postgres://app:", "@db.example.test/app", END] {
+            assert!(text.contains(left), "{what} has no {left:?}: {text}");
+        }
+        self.evidence.push((what.to_owned(), said.to_vec()));
+    }
+
+    /// Neither in what was said nor in what the gateway has kept is any of it.
+    #[expect(clippy::unwrap_used, reason = "without it there is no test")]
+    async fn end(mut self) {
+        self.evidence.push(("the log".to_owned(), self.gateway.stop().await.all()));
+        for file in files_below(&self.gateway.state_dir()) {
+            self.evidence.push((file.display().to_string(), std::fs::read(&file).unwrap()));
+        }
+        self.canaries.appear_nowhere_in(&self.evidence);
+        self.gateway.start_again().await;
+        self.gateway.agrees_with_the_server().await;
+    }
+}
+
+#[tokio::test]
+async fn known_formats_are_found_in_what_commands_say_and_are_told() {
+    let cluster = Cluster::from_env();
+    let mut stage = Stage::set(&cluster).await;
+    let direct = stage.admin.run(&["exec", "box", "--", "printenv", "TEXT"]).await;
+    stage.canaries.all_appear_in(&direct.stdout);
+    for transport in Transport::BOTH {
+        let agent = stage.agent.clone().transport(transport);
+        let said = agent.run(&["exec", "box", "--", "printenv", "TEXT"]).await;
+        said.ok();
+        stage.keep("exec", &said.all());
+        let said = agent.run(&["exec", "box", "--", "echo", &stage.text]).await;
+        said.ok();
+        stage.keep("exec with words", &said.all());
+        let said = agent.run(&["exec", "box", "--", "sh", "-c", "printenv TEXT >&2"]).await;
+        said.ok();
+        stage.keep("exec to its error", &said.all());
+        let said =
+            agent.run_with_input(&["exec", "-i", "box", "--", "cat"], format!("{}\n", stage.text)).await;
+        said.ok();
+        stage.keep("exec -i", &said.all());
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn known_formats_are_found_in_logs() {
+    let cluster = Cluster::from_env();
+    let mut stage = Stage::set(&cluster).await;
+    let direct = stage.admin.run(&["logs", "box"]).await;
+    stage.canaries.all_appear_in(&direct.stdout);
+    for words in [
+        &["logs", "box"][..],
+        &["logs", "box", "--timestamps"],
+        &["logs", "box", "--prefix"],
+        &["logs", "box", "--tail=100"],
+        &["logs", "box", "--since=1h"],
+        &["logs", "box", "--limit-bytes=100000"],
+    ] {
+        let said = stage.agent.run(words).await;
+        said.ok();
+        stage.keep(&words.join(" "), &said.all());
+    }
+    let mut following = stage.agent.start(&["logs", "-f", "box"]);
+    following.wait_for_output(|said| said.contains(END)).await;
+    stage.keep("logs -f", &following.kill().await.all());
+    stage.end().await;
+}
+
+/// Lines of a log, each with a credential that is nowhere else, and what of them is secret.
+fn credentials() -> (String, Canaries) {
+    let random = || uuid::Uuid::new_v4().simple().to_string();
+    let letters = || format!("{}{}", random(), random());
+    let github = letters()[..36].to_owned();
+    let key_id = random()[..16].to_uppercase();
+    let aws: String = STANDARD.encode(letters()).chars().take(40).collect();
+    let claims = URL_SAFE_NO_PAD.encode(format!("{{\"sub\":\"{}\"}}", random()));
+    let signature = URL_SAFE_NO_PAD.encode(letters());
+    let header = URL_SAFE_NO_PAD.encode("{\"alg\":\"HS256\",\"typ\":\"JWT\"}");
+    let key = STANDARD.encode(letters());
+    let password = letters()[..24].to_owned();
+    let words = letters()[..20].to_owned();
+    let dashes = "-".repeat(5);
+    let text = [
+        "begins".to_owned(),
+        format!("github token is ghp_{github}, it said"),
+        format!("uses {}{key_id} here", "AKIA"),
+        format!("aws_secret_access_key = {aws}"),
+        format!("session {header}.{claims}.{signature} opened"),
+        format!("{dashes}BEGIN PRIVATE KEY{dashes}"),
+        key.clone(),
+        format!("{dashes}END PRIVATE KEY{dashes}"),
+        format!("connects as postgres://app:{password}@db.example.test/app"),
+        format!("password={words}"),
+        END.to_owned(),
+    ]
+    .join("\n");
+    let values = BTreeMap::from([
+        ("github", github),
+        ("aws key id", key_id),
+        ("aws secret", aws),
+        ("claims", claims),
+        ("private key", key),
+        ("url", password),
+        ("password", words),
+    ]);
+    (text, Canaries { values })
+}
