@@ -24,6 +24,7 @@ mod grants;
 mod identities;
 mod kubeconfig;
 mod limits;
+mod log_limit;
 mod ops;
 mod server;
 mod stack;

@@ -19,7 +19,9 @@ use portcullis_policy::{GuardLayer, PolicyHandle};
 use tower::{Layer, Service, ServiceBuilder, util::BoxCloneSyncService};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{config::Config, cut::CutLayer, limits::IdentityLimitLayer, server::Stack};
+use crate::{
+    config::Config, cut::CutLayer, limits::IdentityLimitLayer, log_limit::LogLimitLayer, server::Stack,
+};
 
 /// Where the gateway's own pages and endpoints are.
 pub(crate) const OWN_PREFIX: &str = "/portcullis";
@@ -47,7 +49,7 @@ pub(crate) struct Parts {
     pub(crate) api: Router,
 }
 
-/// TLS, connection limits → **audit open** → JIT → OIDC → identity limits → cut → guard → write guard → hold → **audit commit** → restore → mask → upstream
+/// TLS, connection limits → **audit open** → JIT → OIDC → identity limits → cut → guard → write guard → hold → **audit commit** → restore → log limit → mask → upstream
 pub(crate) fn stack(parts: Parts) -> Stack {
     let Parts { config, audit, policy, rules, .. } = parts;
     let classifier = Arc::new(KubeClassifier::new());
@@ -70,6 +72,8 @@ pub(crate) fn stack(parts: Parts) -> Stack {
             .layer(CommitLayer::new())
             // Behind the record, which holds what the client sent: the values that masks stand for are nobody's but the cluster's.
             .layer(restore)
+            // Outside the mask, which must see credentials whole.
+            .layer(LogLimitLayer)
             .service(masked),
     );
 

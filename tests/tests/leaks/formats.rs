@@ -1,5 +1,5 @@
-//! Credentials of known formats, in what commands say and are told, and in logs. They are put together here, so that none stands
-//! in this file.
+//! Credentials of known formats, in what commands say and are told, and in logs, whole and cut off. They are put together
+//! here, so that none stands in this file.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use crate::search::{Canaries, files_below};
 /// A pod that says credentials.
 struct Stage {
     gateway: Gateway,
+    namespace: String,
     agent: Kubectl,
     admin: Kubectl,
     /// What it says, without the last line's end.
@@ -43,7 +44,7 @@ impl Stage {
             admin.run(&["logs", "box"]).await.ok().contains(END).then_some(())
         })
         .await;
-        Self { gateway, agent, admin, text, canaries, evidence: Vec::new() }
+        Self { gateway, namespace, agent, admin, text, canaries, evidence: Vec::new() }
     }
 
     /// What was said is whole but for what is secret.
@@ -117,6 +118,36 @@ async fn known_formats_are_found_in_logs() {
     let mut following = stage.agent.start(&["logs", "-f", "box"]);
     following.wait_for_output(|said| said.contains(END)).await;
     stage.keep("logs -f", &following.kill().await.all());
+    stage.end().await;
+}
+
+/// Where a log is cut off in the middle of a credential, what is left has no known format; so the mask comes first.
+#[tokio::test]
+async fn a_log_that_is_cut_off_shows_no_part_of_a_credential() {
+    let cluster = Cluster::from_env();
+    let mut stage = Stage::set(&cluster).await;
+    let token = stage.gateway.token("agent-ci").await;
+    let path = format!("/api/v1/namespaces/{}/pods/box/log", stage.namespace);
+    let whole = stage.gateway.get(&path, Some(&token)).await.into_body();
+    for limit in (1..stage.text.len()).step_by(3) {
+        let cut_off = stage.gateway.get(&format!("{path}?limitBytes={limit}"), Some(&token)).await;
+        assert_eq!(cut_off.body(), &whole[..limit.min(whole.len())], "{limit}");
+        stage.evidence.push((limit.to_string(), cut_off.body().to_vec()));
+    }
+    for words in [
+        &["logs", "box", "--limit-bytes=50"][..],
+        &["logs", "box", "--limit-bytes=50", "-f"],
+        &["logs", "box", "--limit-bytes=50", "--timestamps"],
+    ] {
+        let said = stage.agent.run(words).await;
+        assert_eq!(said.ok().len(), 50, "{said}");
+        stage.evidence.push((words.join(" "), said.all()));
+    }
+    // What the server refuses, it refuses.
+    let said = stage.agent.run(&["logs", "box", "--limit-bytes=0"]).await;
+    assert_eq!(said.ok(), stage.agent.run(&["logs", "box"]).await.ok());
+    let refused = stage.gateway.get(&format!("{path}?limitBytes=0"), Some(&token)).await;
+    assert_eq!(refused.status(), 422, "{refused:?}");
     stage.end().await;
 }
 
