@@ -135,6 +135,7 @@ async fn errors_echo_nothing() {
     let encoded = format!("{}!", STANDARD.encode(&sent));
     let secret =
         |data: Value| json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "x"}, "data": data});
+    let strings = |value: Value| json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "x"}, "stringData": value});
     let other = |value: Value| json!({"data": {"other": value}});
     let added = |value: Value| json!([{"op": "add", "path": "/data/other", "value": value}]);
     let create = &["create", "--validate=false", "-f", "-"][..];
@@ -145,6 +146,12 @@ async fn errors_echo_nothing() {
     for (words, input, echoed, left) in [
         (create, secret(json!({"password": invalid})), None, not_base64),
         (create, secret(json!({"password": [sent]})), None, no_string),
+        // Nothing of these is a Secret's, and yet they are kept as if they were.
+        (create, secret(json!([sent])), None, "cannot unmarshal array"),
+        (create, secret(json!([{"a": [sent]}])), None, "cannot unmarshal array"),
+        (create, secret(json!({"password": {"a": {"b": sent}}})), None, "cannot unmarshal"),
+        (create, strings(json!([sent])), None, "cannot unmarshal array"),
+        (create, strings(json!({"a": [sent]})), None, "cannot unmarshal array"),
         (patch, other(json!(encoded)), Some("sent"), not_base64),
         (patch, json!({"data": {"password": {"a": sent}}}), Some("sent"), "cannot restore slice from map"),
         (merge, other(json!(invalid)), Some("sent"), not_base64),
