@@ -58,7 +58,7 @@ pub enum Detector {
     Iban,
     /// Numbers of payment cards.
     Card,
-    /// JSON inside a message: what a server says about a request may echo its whole body. Not in streams.
+    /// JSON inside a message, or what Go prints of it: what a server says about a request may echo its whole body. Not in streams.
     EchoedJson,
     /// Values of `data`, `stringData` and `env` that a validation message echoes, and long base64. Not in streams.
     EchoedValue,
@@ -576,11 +576,13 @@ pub(crate) fn echoes(text: &str, detector: Detector) -> Vec<Range<usize>> {
     }
 }
 
-/// From the first object that begins with a quoted key and a colon, to the last closing bracket, or to the end. Go prints lists of
-/// names as `["a" "b"]`, and structs without quotes: those are no echoes.
+/// From the first object that begins with a quoted key and a colon, or that Go has printed as it prints maps and pointers
+/// (`map[data:map[a:b]]`, `&{[a b]}`, `&value.valueUnstructured{…}`), to the last closing bracket, or to the end. Go prints lists
+/// of names as `["a" "b"]`, structs without quotes, and types as `map[string]string`: those are no echoes.
 fn echoed_json(text: &str) -> Option<Range<usize>> {
-    static START: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r#"(?:\[\s*)?\{\s*\\*"[^"]*"\s*(?::|$)"#).ok());
+    static START: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r#"(?:\[\s*)?\{\s*\\*"[^"]*"\s*(?::|$)|\bmap\[[^\]\s]*:|&\{|&value\.\w+\{"#).ok()
+    });
     let start = match START.as_ref() {
         Some(start) => start.find(text)?.start(),
         None => text.find(['{', '['])?,
@@ -662,6 +664,19 @@ mod tests {
         check(r#"bad body: [{"op":"add"}] sorry"#, json, &[r#"[{"op":"add"}]"#]);
         check(r#"cut off {\"data\":{\"p\":\"aHVu"#, json, &[r#"{\"data\":{\"p\":\"aHVu"#]);
         check(r#"secrets "db" is forbidden: User "x" cannot get [a b]"#, json, &[]);
+        check(
+            r#".data.password: expected string, got &value.valueUnstructured{Value:[]interface {}{"hunter2"}}"#,
+            json,
+            &[r#"&value.valueUnstructured{Value:[]interface {}{"hunter2"}}"#],
+        );
+        check(".data: expected map, got &{[hunter2]}", json, &["&{[hunter2]}"]);
+        let printed = r#"patch: Invalid value: "map[stringData:[hunter2]]": cannot restore slice from map"#;
+        check(printed, json, &["map[stringData:[hunter2]]"]);
+        check(
+            "cannot unmarshal string into Go struct field Secret.data of type map[string][]uint8",
+            json,
+            &[],
+        );
     }
 
     #[test]

@@ -139,6 +139,7 @@ async fn errors_echo_nothing() {
     let other = |value: Value| json!({"data": {"other": value}});
     let added = |value: Value| json!([{"op": "add", "path": "/data/other", "value": value}]);
     let create = &["create", "--validate=false", "-f", "-"][..];
+    let apply = &["apply", "--server-side", "--validate=false", "-f", "-"][..];
     let patch = &["patch", "secret", "db", "--patch-file=/dev/stdin"][..];
     let merge = &["patch", "secret", "db", "--type=merge", "--patch-file=/dev/stdin"][..];
     let json = &["patch", "secret", "db", "--type=json", "--patch-file=/dev/stdin"][..];
@@ -153,6 +154,12 @@ async fn errors_echo_nothing() {
         (create, strings(json!([sent])), None, "cannot unmarshal array"),
         (create, strings(json!({"a": [sent]})), None, "cannot unmarshal array"),
         (patch, other(json!(encoded)), Some("sent"), not_base64),
+        // As Go prints them, not as JSON.
+        (patch, other(json!(invalid)), Some("sent"), not_base64),
+        (patch, json!({"stringData": [sent]}), Some("sent"), "Invalid value"),
+        (apply, secret(json!({"password": [sent]})), Some("sent"), "expected string"),
+        (apply, strings(json!({"password": [sent]})), Some("sent"), "expected string"),
+        (apply, secret(json!([sent])), Some("sent"), "expected map"),
         (patch, json!({"data": {"password": {"a": sent}}}), Some("sent"), "cannot restore slice from map"),
         (merge, other(json!(invalid)), Some("sent"), not_base64),
         (merge, other(json!([sent])), Some("sent"), no_string),
