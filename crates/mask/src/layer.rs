@@ -120,7 +120,7 @@ where
             match ask_for_readable(request.headers_mut(), &context.info) {
                 Ok(wanted) => context.yaml = wanted == Wanted::Yaml,
                 Err(refusal) => {
-                    return MaskFuture::Refused { response: Some(refuse(&context.extensions, refusal)) };
+                    return MaskFuture::Refused { response: Some(context.refuse(refusal)) };
                 }
             }
         }
@@ -247,8 +247,9 @@ pub struct ResponseContext {
     trail: Trail,
     /// Where the gateway itself wants the answer as it is.
     unmasked: Option<UnmaskedCopy>,
-    /// What a refusal is written by.
-    extensions: Extensions,
+    /// What a refusal is written by, beside these.
+    format: Option<ErrorFormat>,
+    audit_id: Option<AuditId>,
 }
 
 /// How an answer is read.
@@ -263,16 +264,8 @@ enum Treatment {
 impl ResponseContext {
     fn new<B>(request: &Request<B>, info: RequestInfo, scope: Scope) -> Self {
         let trail = Trail::of(request.extensions());
-        let mut extensions = Extensions::new();
         let format = request.extensions().get::<ErrorFormat>().copied();
-        if let Some(format) = format {
-            extensions.insert(format);
-        }
-        if let Some(id) = request.extensions().get::<AuditId>() {
-            extensions.insert(*id);
-        }
-        extensions.insert(info.clone());
-        extensions.insert(trail.clone());
+        let audit_id = request.extensions().get::<AuditId>().copied();
         let beside = !info.is_resource_request && format == Some(ErrorFormat::Status);
         let unmasked = request.extensions().get::<UnmaskedCopy>().cloned();
         let reads = info.is_resource_request && ["get", "list"].contains(&info.verb.as_str());
@@ -281,7 +274,7 @@ impl ResponseContext {
             && request.method() == Method::GET
             && accepts_gzip(request.headers());
         let head = request.method() == Method::HEAD;
-        Self { info, scope, head, beside, gzip, yaml: false, trail, unmasked, extensions }
+        Self { info, scope, head, beside, gzip, yaml: false, trail, unmasked, format, audit_id }
     }
 
     fn is_watch(&self) -> bool {
@@ -398,7 +391,20 @@ impl ResponseContext {
             rules.join(", ")
         );
         tracing::warn!(path = %self.info.path, %what, "an answer was withheld, since it cannot be masked");
-        refuse(&self.extensions, Refusal::new(Reason::BadGateway, "mask/unreadable", message))
+        self.refuse(Refusal::new(Reason::BadGateway, "mask/unreadable", message))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Body> {
+        let mut extensions = Extensions::new();
+        if let Some(format) = self.format {
+            extensions.insert(format);
+        }
+        if let Some(id) = self.audit_id {
+            extensions.insert(id);
+        }
+        extensions.insert(self.info.clone());
+        extensions.insert(self.trail.clone());
+        refuse(&extensions, refusal)
     }
 
     fn too_long_for_yaml(&self) -> Response<Body> {
@@ -406,7 +412,7 @@ impl ResponseContext {
             "the answer is longer than may be written as YAML (`mask.limits.heldBytes`), so it was not sent";
         let refusal = Refusal::new(Reason::BadGateway, "mask/unreadable", message)
             .advice("let the client accept application/json, or ask for less");
-        refuse(&self.extensions, refusal)
+        self.refuse(refusal)
     }
 }
 

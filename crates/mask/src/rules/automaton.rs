@@ -168,10 +168,27 @@ impl KeyTable {
     #[inline]
     fn find(&self, key: &[u8]) -> usize {
         let mut number = usize::from(self.first[slot(key)]);
-        while number != OTHER && self.names[number - 1].as_bytes() != key {
+        while number != OTHER && !equal(self.names[number - 1].as_bytes(), key) {
             number = usize::from(self.next[number]);
         }
         number
+    }
+}
+
+/// Whether two keys are the same, without a call for those of usual length: their first and last halves overlap.
+#[inline]
+fn equal(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    match left.len() {
+        8..=16 => {
+            left.first_chunk::<8>() == right.first_chunk() && left.last_chunk::<8>() == right.last_chunk()
+        }
+        4..=7 => {
+            left.first_chunk::<4>() == right.first_chunk() && left.last_chunk::<4>() == right.last_chunk()
+        }
+        _ => left == right,
     }
 }
 
@@ -184,6 +201,8 @@ fn slot(key: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{super::path::parse, *};
 
     fn check(automaton: &Automaton<&'static str>, position: &[&str], expected: &[&str]) {
@@ -192,6 +211,19 @@ mod tests {
             key => automaton.member(state, key.as_bytes()),
         });
         assert_eq!(automaton.accepts(state), expected, "{position:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_equal_byte_by_byte(left in "[ab]{0,20}", right in "[ab]{0,20}", at in 0usize..20) {
+            let mut near = left.clone().into_bytes();
+            if let Some(byte) = near.get_mut(at) {
+                *byte = b'c';
+            }
+            prop_assert_eq!(equal(left.as_bytes(), right.as_bytes()), left == right);
+            prop_assert_eq!(equal(left.as_bytes(), &near), at >= left.len());
+            prop_assert!(equal(left.as_bytes(), left.as_bytes()));
+        }
     }
 
     #[test]

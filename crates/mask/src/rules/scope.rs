@@ -55,8 +55,8 @@ pub struct Scope {
     /// Whether the requested resource's objects are known not to be of any other kind, unless they say so at once.
     pub(crate) decided: bool,
     /// What a token is bound to where no UID is known.
-    place: Vec<u8>,
-    name: Vec<u8>,
+    place: Bytes,
+    name: Bytes,
     /// Whether rules apply that go by the names of keys.
     pub(crate) has_keys: bool,
     covers_text: bool,
@@ -138,8 +138,8 @@ impl Scope {
             kubernetes: info.is_resource_request,
             presumed,
             decided,
-            place,
-            name,
+            place: place.into(),
+            name: name.into(),
             has_keys,
             covers_text,
         }
@@ -325,8 +325,8 @@ impl Scope {
             return [b"uid".as_slice(), uid].join(&0).into();
         }
         let named = [namespace, name].join(&0);
-        let named = if name.is_empty() { self.name.as_slice() } else { named.as_slice() };
-        [b"name".as_slice(), self.place.as_slice(), named].join(&0).into()
+        let named = if name.is_empty() { &self.name[..] } else { named.as_slice() };
+        [b"name".as_slice(), &self.place[..], named].join(&0).into()
     }
 
     /// The text of a token for a value with this digest.
