@@ -246,7 +246,7 @@ impl Core {
     }
 
     /// Sets up the leaf with everything that rules say about the value in this state.
-    fn look(&mut self, state: StateId) {
+    fn look(&mut self, state: StateId, container: bool) {
         let leaf = &mut self.leaf;
         leaf.active = false;
         leaf.masking = false;
@@ -267,8 +267,9 @@ impl Core {
         }
         for accept in self.scope.automaton().accepts(state) {
             match *accept {
-                Accept::Mask { rule, base64, anchor, kinds, clause, kubernetes } => {
-                    let is_for_us = !kubernetes || self.scope.is_kubernetes();
+                Accept::Mask { rule, base64, anchor, kinds, clause, kubernetes, leaf: no_container } => {
+                    let is_for_us =
+                        (!kubernetes || self.scope.is_kubernetes()) && !(no_container && container);
                     if !self.scope.is_active(rule) || !is_for_us || searching & (1 << rule) != 0 {
                         continue;
                     }
@@ -512,7 +513,7 @@ impl Core {
         }
         // Where all that may happen is a search that goes on anyway, nothing changes.
         if frame.inside.is_none() && !self.is_plain(state) && !self.goes_on(state) {
-            self.look(state);
+            self.look(state, true);
             self.leaf.active = false;
             self.mask_container(&mut frame);
         }
@@ -551,7 +552,9 @@ impl Core {
     fn goes_on(&self, state: StateId) -> bool {
         let Some(searching) = self.frames.last().map(|parent| parent.searching) else { return false };
         let known = |accept: &Accept| match accept {
-            Accept::Mask { rule, .. } => !self.scope.is_active(*rule) || searching & (1 << rule) != 0,
+            Accept::Mask { rule, leaf, .. } => {
+                *leaf || !self.scope.is_active(*rule) || searching & (1 << rule) != 0
+            }
             _ => true,
         };
         self.key_rules.is_empty() && self.scope.automaton().accepts(state).iter().all(known)
@@ -647,7 +650,7 @@ impl Handler for Core {
             self.leaf.active = false;
             return Interest::Glance;
         }
-        self.look(state);
+        self.look(state, false);
         if !self.leaf.active {
             return Interest::Nothing;
         }
@@ -666,7 +669,7 @@ impl Handler for Core {
 
     fn look_at_string(&mut self, at: usize) -> Interest {
         if let Some(state) = self.unasked.take() {
-            self.look(state);
+            self.look(state, false);
         }
         if self.leaf.masking {
             self.start_masking(at);
@@ -709,7 +712,7 @@ impl Handler for Core {
             self.leaf.active = false;
             return Interest::Nothing;
         }
-        self.look(state);
+        self.look(state, false);
         // null says nothing; and a number or boolean is no object's name, and holds no text to be searched.
         self.leaf.nested = None;
         let scope = &self.scope;

@@ -68,6 +68,8 @@ pub(crate) enum Accept {
         clause: Option<u8>,
         /// Only in answers of the Kubernetes API.
         kubernetes: bool,
+        /// Only if the value holds no others: the path is for what it should hold.
+        leaf: bool,
     },
     /// The value is a string that holds JSON.
     Json {
@@ -273,7 +275,12 @@ impl Compiler {
             for (number, path) in paths.iter().enumerate() {
                 let place = format!("{place}.{what}[{number}]");
                 let steps = parse(path).map_err(|error| ConfigError::new(&place, error.to_string()))?;
-                self.path(&place, rule, id, steps, base64, kinds, clause)?;
+                // What should be a map of secrets, and is a text, is one itself.
+                if let [.., Step::Key(_), Step::AnyKey] = steps.as_slice() {
+                    let steps = steps[..steps.len() - 1].to_vec();
+                    self.path(&place, rule, id, steps, base64, kinds, clause, true)?;
+                }
+                self.path(&place, rule, id, steps, base64, kinds, clause, false)?;
             }
         }
         for (number, path) in rule.json_paths.iter().enumerate() {
@@ -305,6 +312,7 @@ impl Compiler {
         base64: bool,
         kinds: u64,
         clause: Option<u8>,
+        leaf: bool,
     ) -> Result<(), ConfigError> {
         let beside = match (&rule.clause, clause, steps.last()) {
             (Some(wanted), Some(number), Some(Step::Key(_))) => {
@@ -320,7 +328,7 @@ impl Compiler {
         };
         if kinds != 0 {
             let anchor = Anchor::Up(fixed_depth(place, &steps)?);
-            let accept = Accept::Mask { rule: id, base64, anchor, kinds, clause, kubernetes: true };
+            let accept = Accept::Mask { rule: id, base64, anchor, kinds, clause, kubernetes: true, leaf };
             self.patterns.push((anywhere(steps), accept));
             self.patterns.extend(beside.map(|(steps, accept)| (anywhere(steps), accept)));
             return Ok(());
@@ -329,7 +337,8 @@ impl Compiler {
         let floats = steps.first() == Some(&Step::AnyDepth);
         for prefix in OBJECT_PLACES.iter().take(if floats { 1 } else { OBJECT_PLACES.len() }) {
             let kubernetes = !prefix.is_empty();
-            let accept = Accept::Mask { rule: id, base64, anchor: Anchor::Object, kinds, clause, kubernetes };
+            let anchor = Anchor::Object;
+            let accept = Accept::Mask { rule: id, base64, anchor, kinds, clause, kubernetes, leaf };
             self.patterns.push((prefixed(prefix, &steps), accept));
             self.patterns.extend(beside.as_ref().map(|(steps, accept)| (prefixed(prefix, steps), *accept)));
         }

@@ -62,8 +62,8 @@ impl Rules {
             };
             for accept in scope.automaton().accepts(state) {
                 match *accept {
-                    Accept::Mask { rule, kinds, clause, kubernetes, .. } => {
-                        if kubernetes && !scope.is_kubernetes() {
+                    Accept::Mask { rule, kinds, clause, kubernetes, leaf, .. } => {
+                        if (kubernetes && !scope.is_kubernetes()) || (leaf && within) {
                             continue;
                         }
                         let mut when = Vec::new();
