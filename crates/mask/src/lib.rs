@@ -33,6 +33,7 @@
 //! * [`WriteGuardLayer`] refuses requests that would store a mask in the place of what it masks.
 //! * [`RequestRedactor`] makes the copies of requests that others may keep, by the same rules.
 //! * [`Masker`] is the JSON part by itself, [`TextMasker`] the part for text, without I/O: push chunks, get pieces.
+//! * [`testing`] tests rules, a line each.
 //!
 //! The pack [`KubernetesSecrets`](Pack::KubernetesSecrets), on by default, knows what holds secrets in the Kubernetes API. Its
 //! rules apply to requests that a classifier found to be for Kubernetes resources, and to nothing else.
@@ -75,6 +76,7 @@ mod restore;
 mod rules;
 mod seek;
 mod stage;
+pub mod testing;
 mod text;
 mod token;
 mod watch;

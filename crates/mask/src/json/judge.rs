@@ -240,6 +240,7 @@ impl Core {
             Fate::Replace(number) => {
                 let candidate = &waiting.candidates[number];
                 self.count(candidate.rule, 1);
+                self.note(candidate.rule, &waiting.path);
                 let path = &waiting.path[candidate.path_from..];
                 Some(self.replacement(candidate, waiting.scalar, &waiting.kept, path))
             }
@@ -292,6 +293,9 @@ impl Core {
                 nesting: self.origin.nesting + 1,
             };
             let mut inner = Masker::nested(self.scope.clone(), origin);
+            if self.trace.is_some() {
+                inner = inner.traced();
+            }
             let mut pieces = Vec::new();
             let pushed = inner.push(Bytes::copy_from_slice(text), &mut pieces);
             if pushed.and_then(|()| inner.finish(&mut pieces)).is_ok() {
@@ -301,10 +305,12 @@ impl Core {
                 for (rule, count) in inner.counts() {
                     self.count(*rule, *count);
                 }
+                self.note_within(&waiting.path, inner.take_trace());
                 return Some(escape(&String::from_utf8_lossy(&piece::join(&pieces))));
             }
         }
         self.count(nested.rule, 1);
+        self.note(nested.rule, &waiting.path);
         let path = &waiting.path[nested.path_from..];
         self.scope
             .replacement(nested.rule, false, &binding, path, Value::Text(text))
@@ -321,6 +327,7 @@ impl Core {
             let binding = candidate.bound.clone().unwrap_or_default();
             if let Some((better, count)) = self.scope.redact_text(candidate.rule, current, &binding) {
                 self.count(candidate.rule, count);
+                self.note(candidate.rule, &waiting.path);
                 redacted = Some(better);
             }
         }

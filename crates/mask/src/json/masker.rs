@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Handler, Interest, Scalar, Scanner,
+    Handler, Interest, Scalar, Scanner, Trace,
     frame::{Frame, Frames, Inside, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
@@ -46,6 +46,17 @@ impl Masker {
         let origin = origin.unwrap_or_else(|| Origin::of(&scope));
         let scanner = Scanner::new(scope.limits().depth, scope.limits().key_bytes, sequence);
         Self { scanner, core: Core::new(scope, origin) }
+    }
+
+    /// Keeps what is replaced, and by which rule: as much memory as there are such values.
+    pub(crate) fn traced(mut self) -> Self {
+        self.core.trace = Some(Trace::new());
+        self
+    }
+
+    /// What was replaced since this was last asked, if that is kept.
+    pub(crate) fn take_trace(&mut self) -> Option<Trace> {
+        self.core.trace.as_mut().map(std::mem::take)
     }
 
     /// Takes a chunk, and appends what can be handed on to `out`.
@@ -143,6 +154,7 @@ pub(super) struct Core {
     pub(super) held: Held,
     pub(super) out: Vec<Piece>,
     pub(super) counts: Vec<(RuleId, u64)>,
+    pub(super) trace: Option<Trace>,
 }
 
 impl Core {
@@ -165,6 +177,7 @@ impl Core {
             held: Held::default(),
             out: Vec::new(),
             counts: Vec::new(),
+            trace: None,
         }
     }
 
@@ -480,6 +493,7 @@ impl Core {
         let masked = self.replacement(candidate, self.leaf.scalar, &need.into(), path);
         let rule = candidate.rule;
         self.count(rule, 1);
+        self.note_current(rule);
         self.emit(Piece::Replacement(masked.into()));
     }
 

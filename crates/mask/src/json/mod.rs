@@ -8,6 +8,7 @@ mod masker;
 mod scan;
 mod stops;
 mod text;
+mod trace;
 
 #[cfg(test)]
 mod search_tests;
@@ -17,3 +18,4 @@ mod tests;
 pub use masker::Masker;
 pub(crate) use scan::{Handler, Interest, Scalar, Scanner};
 pub(crate) use text::escape;
+pub(crate) use trace::{Trace, add_key};
