@@ -295,6 +295,23 @@ pub struct Subjects {
 }
 
 impl Subjects {
+    /// What is asked for, in the order of the fields, each with what satisfies it: `("groups", ["security"])`,
+    /// `("labels", ["tier=prod*"])`. What does not restrict is left out.
+    pub fn asked(&self) -> impl Iterator<Item = (&'static str, Vec<String>)> {
+        let labels = self.labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        [
+            ("users", self.users.clone()),
+            ("groups", self.groups.clone()),
+            ("grants", self.grants.clone()),
+            ("namespaces", self.namespaces.clone()),
+            ("names", self.names.clone()),
+            ("labels", labels),
+            ("types", self.types.clone()),
+        ]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self == &Self::default()
     }

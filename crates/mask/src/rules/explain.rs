@@ -3,9 +3,9 @@
 use portcullis_core::RequestInfo;
 
 use super::{
-    Action, Automaton, Caller, RuleId, Rules, Scope,
+    Action, Automaton, Caller, RuleId, Rules, Scope, Subjects,
     compile::Accept,
-    path::{Step, parse},
+    path::{Step, parse_value},
 };
 use crate::ConfigError;
 
@@ -21,11 +21,16 @@ pub struct Explanation {
     pub action: Action,
     /// What else must be so: the object's kind, a sibling, what the object is called; or what is looked for in the value.
     pub when: Vec<String>,
+    /// Whom and what it is only for. That they hold of who asks is settled; of the object they may have yet to.
+    pub only_for: Subjects,
+    /// Whom and what it is not for.
+    pub except: Subjects,
 }
 
 impl Rules {
     /// Which rules say something about the value at `path` of an object that is asked for, in the order in which they decide. The
-    /// path is one of a value, such as `data.password` or `spec.containers[*].env[*].value`.
+    /// path is one of a value, such as `data.password` or `spec.containers[0].env[*].value`: rules do not tell elements of a list
+    /// apart, so `[0]` is `[*]`.
     ///
     /// # Errors
     ///
@@ -36,7 +41,7 @@ impl Rules {
         caller: Caller<'_>,
         path: &str,
     ) -> Result<Vec<Explanation>, ConfigError> {
-        let steps = parse(path).map_err(|error| ConfigError::new(path, error.to_string()))?;
+        let steps = parse_value(path).map_err(|error| ConfigError::new(path, error.to_string()))?;
         let scope = self.scope(info, caller);
         let mut found: Vec<(RuleId, Vec<String>)> = Vec::new();
         let mut note = |rule: RuleId, when: Vec<String>| {
@@ -109,6 +114,8 @@ impl Rules {
             set: compiled.set.clone(),
             action: compiled.action(),
             when,
+            only_for: compiled.rule.only_for.clone(),
+            except: compiled.rule.except.clone(),
         }
     }
 }
@@ -149,8 +156,28 @@ mod tests {
             RequestInfo { is_resource_request: true, resource: "pods".into(), ..RequestInfo::default() };
         let env = rules.explain(&info, Caller::default(), "spec.containers[*].env[*].value").unwrap();
         assert!(env[0].rule == "env" && env[0].when[0].starts_with("`name` beside it matches"), "{env:?}");
+        assert_eq!(rules.explain(&info, Caller::default(), "spec.containers[1].env[0].value").unwrap(), env);
         let applied = r#"metadata.annotations["kubectl.kubernetes.io/last-applied-configuration"]"#;
         assert_eq!(rules.explain(&info, Caller::default(), applied).unwrap()[0].rule, "last-applied");
         assert!(rules.explain(&info, Caller::default(), "spec.**.value").is_err());
+    }
+
+    #[test]
+    fn whom_and_what_a_rule_asks_for_is_said() {
+        let yaml = "packs: []
+rules:
+  - { name: own, paths: [a], for: { labels: { tier: 'prod*', app: web }, namespaces: [shop] }, except: { groups: [security], users: [ada], types: [x] } }
+  - { name: all, paths: [a] }";
+        let config: MaskConfig = serde_yaml::from_str(yaml).unwrap();
+        let rules = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap();
+        let info =
+            RequestInfo { is_resource_request: true, resource: "pods".into(), ..RequestInfo::default() };
+        let found = rules.explain(&info, Caller::default(), "a").unwrap();
+        let asked = |subjects: &Subjects| {
+            subjects.asked().map(|(what, names)| format!("{what}: {}", names.join(" "))).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(&found[0].only_for), ["namespaces: shop", "labels: app=web tier=prod*"]);
+        assert_eq!(asked(&found[0].except), ["users: ada", "groups: security", "types: x"]);
+        assert!(found[1].only_for.is_empty() && asked(&found[1].except).is_empty());
     }
 }

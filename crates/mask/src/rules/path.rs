@@ -17,12 +17,22 @@ pub(crate) enum Step {
 
 /// Reads a path. The error says what is wrong, and where.
 pub(crate) fn parse(path: &str) -> Result<Vec<Step>, PathError> {
+    read(path, false)
+}
+
+/// Reads a path to one value, in which an element may have its number, `[0]`, which is as good as any other. In rules a number
+/// would promise that only this element is meant.
+pub(crate) fn parse_value(path: &str) -> Result<Vec<Step>, PathError> {
+    read(path, true)
+}
+
+fn read(path: &str, numbers: bool) -> Result<Vec<Step>, PathError> {
     let mut steps = Vec::new();
     let mut rest = path;
     let error = |rest: &str, message| PathError { at: path.len() - rest.len(), message };
     while !rest.is_empty() {
         if let Some(bracket) = rest.strip_prefix('[') {
-            let (step, after) = match bracket.strip_prefix("*]") {
+            let (step, after) = match bracket.strip_prefix("*]").or_else(|| number(bracket, numbers)) {
                 Some(after) => (Step::AnyIndex, after),
                 None => quoted(bracket).ok_or_else(|| error(rest, "expected `[*]` or `[\"key\"]`"))?,
             };
@@ -54,6 +64,13 @@ pub(crate) fn parse(path: &str) -> Result<Vec<Step>, PathError> {
         Some(Step::AnyDepth) => Err(error(rest, "`**` must be followed by something")),
         Some(_) => Ok(steps),
     }
+}
+
+/// What comes after `0]`.
+fn number(text: &str, allowed: bool) -> Option<&str> {
+    let (digits, after) = text.split_once(']')?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    (allowed && is_number).then_some(after)
 }
 
 /// `"key"]`, with `\"` and `\\` for themselves.
@@ -105,6 +122,14 @@ mod tests {
         check(r#"a["b.c/d"].e"#, &[key("a"), key("b.c/d"), key("e")]);
         check(r#"["q\"\\"][*]"#, &[key("q\"\\"), Step::AnyIndex]);
         check("**.password", &[Step::AnyDepth, key("password")]);
+    }
+
+    #[test]
+    fn numbers_stand_for_any_element_in_paths_to_values() {
+        assert_eq!(parse_value("a[0][12].b"), parse("a[*][*].b"));
+        for path in ["a[]", "a[-1]", "a[0", "a[1x]", "a[+1]"] {
+            assert!(parse_value(path).is_err(), "{path}");
+        }
     }
 
     #[test]
