@@ -1,6 +1,10 @@
 //! Rules as masking uses them: checked once, at load, into one automaton.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use portcullis_core::RequestInfo;
 use regex::bytes::{Regex, RegexBuilder};
@@ -121,11 +125,13 @@ impl Rules {
             let set = rule.set.clone().unwrap_or_else(|| "default".to_owned());
             rules.push((format!("rules[{index}]"), set, rule.set.is_none(), rule.clone()));
         }
+        let first_of_packs = rules.len();
         for pack in &config.packs {
             for rule in pack.rules()? {
                 rules.push((pack.name().to_owned(), pack.name().to_owned(), true, rule));
             }
         }
+        except_from_packs(&mut rules[first_of_packs..], &config.pack_exceptions)?;
         let mut compiler = Compiler::default();
         let mut compiled = Vec::with_capacity(rules.len());
         for (place, set, default, rule) in rules {
@@ -199,6 +205,27 @@ impl Pack {
         serde_yaml::from_str(self.source())
             .map_err(|error| ConfigError::new(self.name(), format!("the pack is broken: {error}")))
     }
+}
+
+/// Makes exceptions from rules of packs: beside their names, these are what a rule of one's own would say.
+fn except_from_packs(
+    rules: &mut [(String, String, bool, Rule)],
+    exceptions: &BTreeMap<String, Subjects>,
+) -> Result<(), ConfigError> {
+    for (name, except) in exceptions {
+        match rules.iter_mut().find(|(.., rule)| rule.name == *name) {
+            Some((place, _, _, rule)) => {
+                *place = format!("packExceptions.{name}");
+                rule.except = except.clone();
+            }
+            None => {
+                let known: Vec<_> = rules.iter().map(|(.., rule)| rule.name.as_str()).collect();
+                let message = format!("no pack in force has such a rule; they have {}", known.join(", "));
+                return Err(ConfigError::new(format!("packExceptions.{name}"), message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How much memory one pattern may take, compiled.

@@ -13,6 +13,8 @@ use crate::detect::Detector;
 pub struct MaskConfig {
     /// Ready-made rules.
     pub packs: Vec<Pack>,
+    /// What rules of packs do not apply to, by the name of the rule: `secrets: { types: [helm.sh/release.v1] }`.
+    pub pack_exceptions: BTreeMap<String, Subjects>,
     /// Rules of your own. Where several match a value, the first decides; they come before those of packs.
     pub rules: Vec<Rule>,
     /// What happens to a write that carries mask tokens.
@@ -29,6 +31,7 @@ impl Default for MaskConfig {
     fn default() -> Self {
         Self {
             packs: vec![Pack::KubernetesSecrets, Pack::LogsAndExec],
+            pack_exceptions: BTreeMap::new(),
             rules: Vec::new(),
             on_write: OnWrite::default(),
             archives: Archives::default(),

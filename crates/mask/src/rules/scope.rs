@@ -674,6 +674,28 @@ rules:
     }
 
     #[test]
+    fn exceptions_from_rules_of_packs_go_by_their_names() {
+        let config = |yaml: &str| -> MaskConfig { serde_yaml::from_str(yaml).unwrap() };
+        let key = || MaskKey::from_bytes(&[7; 32]).unwrap();
+        let rules =
+            Rules::new(&config("packExceptions: {secrets: {types: [helm.sh/release.v1]}}"), key()).unwrap();
+        let info =
+            RequestInfo { is_resource_request: true, resource: "secrets".into(), ..RequestInfo::default() };
+        let mask = |kind: &str| {
+            let json = format!(r#"{{"kind":"Secret","data":{{"a":"YQ=="}},"type":"{kind}"}}"#);
+            let mut masker = crate::Masker::new(rules.scope(&info, Caller::default()));
+            let mut pieces = Vec::new();
+            masker.push(json.clone().into(), &mut pieces).unwrap();
+            masker.finish(&mut pieces).unwrap();
+            join(&pieces) == json.as_bytes()
+        };
+        assert!(mask("helm.sh/release.v1") && !mask("Opaque"));
+        let error = Rules::new(&config("packExceptions: {secret: {}}"), key()).unwrap_err();
+        assert_eq!(error.place(), "packExceptions.secret");
+        assert!(error.to_string().contains("they have secrets, last-applied"), "{error}");
+    }
+
+    #[test]
     fn rules_apply_to_whom_they_say() {
         check("prod", Some(("bob", "bots")), &[], &["all", "prod", "bots", "most", "kept"]);
         check("dev", Some(("ada", "staff")), &[], &["all", "kept"]);
