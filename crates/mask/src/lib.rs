@@ -55,6 +55,14 @@
 //! serves itself are not waited for (their encoders write the kind first, or leave it to the list), except where they are
 //! embedded in others. An object that takes back what was relied on ends the stream.
 //!
+//! # Tables
+//!
+//! Cells of a `Table` of `meta.k8s.io` have no paths. They are masked under columns that are called what a rule's paths end in, what its
+//! `keys` match, or what it lists in [`columns`](Rule::columns); a column of another name that shows a masked path is not. A
+//! cell is masked whatever object its row shows, and its token tells nothing but the rule, unless the rule compares everywhere.
+//! At most 256 columns are remembered, those of a watch from one event to the next; a cell of any other counts as one of every
+//! column that rules speak of.
+//!
 //! # What it cannot do
 //!
 //! Detectors know formats: they stop accidents, not somebody who encodes on purpose. What reaches a client through `exec`,

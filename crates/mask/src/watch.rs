@@ -7,7 +7,7 @@ use portcullis_core::{
     Trail,
 };
 
-use crate::{MaskError, Masker, Piece, Scope, body::count, piece::join};
+use crate::{MaskError, Masker, Piece, Scope, body::count, json::Columns, piece::join};
 
 /// Makes a stage for a watch, should it become a stream.
 pub(crate) struct WatchStages {
@@ -23,7 +23,8 @@ impl WatchStages {
 
 impl StreamStageFactory for WatchStages {
     fn open<'a>(&'a self, _: &'a StreamInfo) -> BoxFuture<'a, Result<Box<dyn StreamStage>, StreamAbort>> {
-        let stage = WatchStage { scope: self.scope.clone(), trail: self.trail.clone() };
+        let (scope, trail) = (self.scope.clone(), self.trail.clone());
+        let stage = WatchStage { scope, trail, columns: Columns::default() };
         Box::pin(ready(Ok(Box::new(stage) as Box<dyn StreamStage>)))
     }
 }
@@ -31,15 +32,18 @@ impl StreamStageFactory for WatchStages {
 struct WatchStage {
     scope: Scope,
     trail: Trail,
+    /// What the first event has said of the columns of all, if they are Tables.
+    columns: Columns,
 }
 
 impl WatchStage {
     /// The event as the client may see it. It has come whole, so that nothing of one that cannot be masked is sent.
-    fn mask(&self, event: &Bytes) -> Result<Bytes, MaskError> {
-        let mut masker = Masker::new(self.scope.clone());
+    fn mask(&mut self, event: &Bytes) -> Result<Bytes, MaskError> {
+        let mut masker = Masker::new(self.scope.clone()).with_columns(std::mem::take(&mut self.columns));
         let mut pieces = Vec::new();
         let masked = masker.push(event.clone(), &mut pieces).and_then(|()| masker.finish(&mut pieces));
         count(masker.take_counts(), &self.trail);
+        self.columns = masker.into_columns();
         let untouched = pieces.iter().all(|piece| matches!(piece, Piece::Verbatim(_)));
         masked.map(|()| if untouched { event.clone() } else { join(&pieces).into() })
     }
@@ -135,6 +139,25 @@ mod tests {
         assert!(String::from_utf8(masked).unwrap().contains("bWFza2Vk"));
         assert_eq!(trail.snapshot().masked["secrets"], 3);
         stage.close(StreamEnd::Closed).await;
+    }
+
+    #[tokio::test]
+    async fn columns_are_remembered_from_one_event_to_the_next() {
+        let yaml = "{packs: [], rules: [{name: pins, paths: [spec.pin]}]}";
+        let config: MaskConfig = serde_yaml::from_str(yaml).unwrap();
+        let rules = Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap();
+        let (scope, trail) = (rules.scope(&scope().1, Caller::default()), Trail::default());
+        let mut stage = WatchStage { scope, trail, columns: Columns::default() };
+        let mut out = Vec::new();
+        for columns in [r#"[{"name":"Name"},{"name":"Pin"}]"#, "null"] {
+            let table =
+                format!(r#"{{"kind":"Table","columnDefinitions":{columns},"rows":[{{"cells":["a","b"]}}]}}"#);
+            stage.frame(event(format!(r#"{{"type":"ADDED","object":{table}}}"#)), &mut out).unwrap();
+        }
+        for frame in out {
+            let masked = String::from_utf8(frame.data.to_vec()).unwrap();
+            assert!(masked.contains(r#"["a","masked:pins:redacted"]"#), "{masked}");
+        }
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ pub(super) struct Frame {
     pub(super) inside: Option<Inside>,
     /// All strings inside are searched by these.
     pub(super) searching: RuleBits,
+    /// That is so because it is a Table's cell, or inside one.
+    pub(super) cell: bool,
     /// Where its facts are.
     facts: usize,
 }
@@ -44,6 +46,7 @@ impl Frame {
             nearest,
             inside: None,
             searching: 0,
+            cell: false,
             facts: 0,
         }
     }

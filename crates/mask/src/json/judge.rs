@@ -1,5 +1,7 @@
 //! What becomes of a value: decided as soon as everything it depends on is known, and no later.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::{
     Action, Piece, piece,
-    rules::{Object, RuleId, Said, Value},
+    rules::{Object, RuleId, Said, Scope, Value},
 };
 
 /// How deep documents may lie in strings of documents. What is deeper is masked whole.
@@ -273,11 +275,25 @@ impl Core {
                     Kept::Text(text) => Value::Text(text),
                 };
                 let binding = candidate.bound.as_deref().unwrap_or_default();
-                match self.scope.replacement(candidate.rule, candidate.base64, binding, path, value) {
+                match self.scope_for(candidate.cell).replacement(
+                    candidate.rule,
+                    candidate.base64,
+                    binding,
+                    path,
+                    value,
+                ) {
                     Some(text) => escape(&text),
                     None => "null".to_owned(),
                 }
             }
+        }
+    }
+
+    /// The rules, as they are for a Table's cell, or for any other value.
+    fn scope_for(&self, cell: bool) -> Cow<'_, Scope> {
+        match cell {
+            true => Cow::Owned(self.scope.incomparable()),
+            false => Cow::Borrowed(&self.scope),
         }
     }
 
@@ -292,7 +308,7 @@ impl Core {
                 binding: Some(binding.clone()),
                 nesting: self.origin.nesting + 1,
             };
-            let mut inner = Masker::nested(self.scope.clone(), origin);
+            let mut inner = Masker::nested(self.scope_for(nested.cell).into_owned(), origin);
             if self.trace.is_some() {
                 inner = inner.traced();
             }
@@ -312,7 +328,7 @@ impl Core {
         self.count(nested.rule, 1);
         self.note(nested.rule, &waiting.path);
         let path = &waiting.path[nested.path_from..];
-        self.scope
+        self.scope_for(nested.cell)
             .replacement(nested.rule, false, &binding, path, Value::Text(text))
             .map_or(Some("null".to_owned()), |text| Some(escape(&text)))
     }
@@ -325,7 +341,9 @@ impl Core {
         for candidate in &waiting.candidates {
             let current = redacted.as_deref().unwrap_or(&original);
             let binding = candidate.bound.clone().unwrap_or_default();
-            if let Some((better, count)) = self.scope.redact_text(candidate.rule, current, &binding) {
+            if let Some((better, count)) =
+                self.scope_for(candidate.cell).redact_text(candidate.rule, current, &binding)
+            {
                 self.count(candidate.rule, count);
                 self.note(candidate.rule, &waiting.path);
                 redacted = Some(better);

@@ -26,6 +26,8 @@ pub(super) struct Candidate {
     pub(super) clause: Option<(u8, usize)>,
     /// Only if the rule is for the object at this depth.
     pub(super) subject: Option<usize>,
+    /// The value is a Table's cell: its token must equal no other.
+    pub(super) cell: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -38,7 +40,17 @@ pub(super) struct KindCondition {
 impl Candidate {
     /// A rule that masks the value, whatever else is known.
     pub(super) fn new(rule: RuleId, base64: bool, anchor: usize) -> Self {
-        Self { rule, base64, anchor, path_from: 0, bound: None, kinds: None, clause: None, subject: None }
+        Self {
+            rule,
+            base64,
+            anchor,
+            path_from: 0,
+            bound: None,
+            kinds: None,
+            clause: None,
+            subject: None,
+            cell: false,
+        }
     }
 
     pub(super) fn is_certain(&self) -> bool {
@@ -54,6 +66,8 @@ pub(super) struct Nested {
     pub(super) bound: Option<Bytes>,
     /// What the document is presumed to be, once its object is closed.
     pub(super) presumed: Option<Presumed>,
+    /// The string is a Table's cell.
+    pub(super) cell: bool,
 }
 
 /// What an object is presumed to be before it has said so.
@@ -144,6 +158,8 @@ pub(super) struct Captures {
     pub(super) name: bool,
     pub(super) kind_of: bool,
     pub(super) label: Option<u8>,
+    /// It is the name of a Table's column.
+    pub(super) column: bool,
     /// The clauses that look at it.
     pub(super) clauses: u32,
 }
@@ -156,6 +172,7 @@ impl Captures {
             || self.name
             || self.kind_of
             || self.label.is_some()
+            || self.column
             || self.clauses != 0
     }
 }

@@ -7,6 +7,7 @@ use super::{
     frame::{Frame, Frames, Inside, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
+    table::Columns,
 };
 use crate::{
     MaskError, MaskErrorKind, Piece,
@@ -46,6 +47,17 @@ impl Masker {
         let origin = origin.unwrap_or_else(|| Origin::of(&scope));
         let scanner = Scanner::new(scope.limits().depth, scope.limits().key_bytes, sequence);
         Self { scanner, core: Core::new(scope, origin) }
+    }
+
+    /// With what earlier documents of a watch have defined.
+    pub(crate) fn with_columns(mut self, columns: Columns) -> Self {
+        self.core.columns = columns;
+        self
+    }
+
+    /// What later documents need to know.
+    pub(crate) fn into_columns(self) -> Columns {
+        self.core.columns
     }
 
     /// Keeps what is replaced, and by which rule: as much memory as there are such values.
@@ -127,6 +139,9 @@ impl Origin {
     }
 }
 
+/// How far below a Table's own container the one is that its cells lie in: `rows[*].cells`.
+const CELL_BELOW_TABLE: usize = 3;
+
 /// What is looked for in strings; `None` if more may happen to them.
 type Searched = Option<DetectorSet>;
 
@@ -150,6 +165,7 @@ pub(super) struct Core {
     inside: bool,
     searched_inside: Searched,
     key_rules: Vec<RuleId>,
+    pub(super) columns: Columns,
     leaf: Leaf,
     pub(super) held: Held,
     pub(super) out: Vec<Piece>,
@@ -173,6 +189,7 @@ impl Core {
             inside: false,
             searched_inside: Some(DetectorSet::default()),
             key_rules: Vec::new(),
+            columns: Columns::default(),
             leaf: Leaf::default(),
             held: Held::default(),
             out: Vec::new(),
@@ -239,6 +256,7 @@ impl Core {
             {
                 Some(all)
             }
+            Accept::Cell | Accept::ColumnName if !self.scope.has_columns() => Some(all),
             Accept::Mask { rule, kinds: 0, clause: None, .. } if !self.scope.depends_on_object(rule) => {
                 Some(all.union(self.scope.glance(rule)?))
             }
@@ -272,11 +290,14 @@ impl Core {
         let suspect = self.origin.presumed.suspect;
         let asks = |rule| !suspect && self.scope.depends_on_object(rule);
         if let Some(inside) = self.frames[depth].inside {
-            leaf.candidates.push(Candidate::new(inside.rule, inside.base64, inside.anchor));
+            let cell = self.frames[depth].cell;
+            leaf.candidates
+                .push(Candidate { cell, ..Candidate::new(inside.rule, inside.base64, inside.anchor) });
         }
         let searching = self.frames[depth].searching;
         for rule in rules_of(searching) {
-            leaf.candidates.push(Candidate::new(rule, false, self.frames[depth].nearest));
+            let Frame { nearest, cell, .. } = self.frames[depth];
+            leaf.candidates.push(Candidate { cell, ..Candidate::new(rule, false, nearest) });
         }
         for accept in self.scope.automaton().accepts(state) {
             match *accept {
@@ -307,8 +328,16 @@ impl Core {
                 }
                 Accept::Json { rule, up } if self.scope.is_active(rule) => {
                     let anchor = (depth + 1).saturating_sub(up as usize);
-                    leaf.nested = Some(Nested { rule, anchor, path_from: 0, bound: None, presumed: None });
+                    leaf.nested =
+                        Some(Nested { rule, anchor, path_from: 0, bound: None, presumed: None, cell: false });
                 }
+                Accept::Cell if self.scope.has_columns() => {
+                    let number = self.frames[depth].index.wrapping_sub(1);
+                    let table = depth.saturating_sub(CELL_BELOW_TABLE);
+                    let table = KindCondition { kinds: self.scope.table_kind(), depth: table, list: false };
+                    leaf.is_cell(self.columns.cell(number, &self.scope), table, &self.scope);
+                }
+                Accept::ColumnName => leaf.captures.column = self.scope.has_columns(),
                 Accept::Sibling(clause) => leaf.captures.clauses |= 1 << clause,
                 Accept::Kind => leaf.captures.kind = true,
                 Accept::Uid => leaf.captures.uid = true,
@@ -435,6 +464,7 @@ impl Core {
             let holds = too_long || self.scope.clause_matches(clause, said);
             consistent &= self.frames.facts_mut(parent).say_clause(clause, holds);
         }
+        consistent &= !captures.column || self.name_column(parent, said);
         if !consistent {
             return Err(MaskErrorKind::Ambiguous);
         }
@@ -523,7 +553,7 @@ impl Core {
         let parent = self.frames.last();
         let mut frame = Frame::new(object, state, parent.map_or(0, |parent| parent.nearest));
         if let Some(parent) = parent {
-            (frame.inside, frame.searching) = (parent.inside, parent.searching);
+            (frame.inside, frame.searching, frame.cell) = (parent.inside, parent.searching, parent.cell);
         }
         // Where all that may happen is a search that goes on anyway, nothing changes.
         if frame.inside.is_none() && !self.is_plain(state) && !self.goes_on(state) {
@@ -551,6 +581,12 @@ impl Core {
                     decided |= list != 0;
                 }
                 Accept::Metadata => frame.metadata = true,
+                Accept::Table => self.columns.begin(),
+                Accept::Column => {
+                    let number =
+                        self.frames.last().map_or(0, |definitions| definitions.index.wrapping_sub(1));
+                    self.columns.define(number);
+                }
                 _ => {}
             }
         }
@@ -569,6 +605,7 @@ impl Core {
             Accept::Mask { rule, leaf, .. } => {
                 *leaf || !self.scope.is_active(*rule) || searching & (1 << rule) != 0
             }
+            Accept::Cell => !self.scope.has_columns(),
             _ => true,
         };
         self.key_rules.is_empty() && self.scope.automaton().accepts(state).iter().all(known)
@@ -583,7 +620,8 @@ impl Core {
             if (frame.inside.is_some() && !searches) || !self.is_certain_of_container(&candidate) {
                 continue;
             }
-            let Candidate { rule, base64, anchor, .. } = candidate;
+            let Candidate { rule, base64, anchor, cell, .. } = candidate;
+            frame.cell |= cell;
             match searches {
                 true => frame.searching |= 1 << rule,
                 false => frame.inside = Some(Inside { rule, base64, anchor }),
@@ -610,7 +648,7 @@ impl Core {
 }
 
 /// The rules of a set, in their order.
-fn rules_of(mut bits: RuleBits) -> impl Iterator<Item = RuleId> {
+pub(super) fn rules_of(mut bits: RuleBits) -> impl Iterator<Item = RuleId> {
     std::iter::from_fn(move || {
         let rule = (bits != 0).then(|| bits.trailing_zeros() as RuleId)?;
         bits &= bits - 1;

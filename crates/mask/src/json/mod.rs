@@ -7,6 +7,7 @@ mod leaf;
 mod masker;
 mod scan;
 mod stops;
+mod table;
 mod text;
 mod trace;
 
@@ -17,5 +18,6 @@ mod tests;
 
 pub use masker::Masker;
 pub(crate) use scan::{Handler, Interest, Scalar, Scanner};
+pub(crate) use table::Columns;
 pub(crate) use text::escape;
 pub(crate) use trace::{Trace, add_key};

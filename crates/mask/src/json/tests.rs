@@ -14,7 +14,7 @@ fn rules(yaml: &str) -> Rules {
     Rules::new(&config, MaskKey::from_bytes(&[7; 32]).unwrap()).unwrap()
 }
 
-fn resource(group: &str, resource: &str) -> RequestInfo {
+pub(super) fn resource(group: &str, resource: &str) -> RequestInfo {
     RequestInfo {
         is_resource_request: true,
         verb: "get".into(),
@@ -50,7 +50,7 @@ pub(super) fn without_digits(masked: &str) -> String {
 }
 
 /// However it is cut, the same comes out.
-fn check(scope: &Scope, json: &str, expected: &str) {
+pub(super) fn check(scope: &Scope, json: &str, expected: &str) {
     let (whole, counts) = mask(scope, &[json.as_bytes()]).unwrap();
     assert_eq!(without_digits(&whole), expected, "{json}");
     let bytes: Vec<&[u8]> = json.as_bytes().chunks(1).collect();

@@ -12,6 +12,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::{
     Action, Caller, Limits, MaskConfig, Pack, Rule, Scope, Subjects,
     automaton::Automaton,
+    columns::{ColumnNames, Columns, resource_of},
     config::{Archives, Compare, OnWrite, WhenUnknown},
     glob::Globs,
     path::{Step, parse},
@@ -35,6 +36,8 @@ pub(super) struct Compiled {
     pub(super) clauses: Vec<Globs>,
     /// All `keys` of all rules, and which rule each belongs to.
     pub(super) keys: Option<(Globs, Vec<RuleId>)>,
+    /// The columns of Tables that rules speak of, and which kind's bit is Table's.
+    pub(super) columns: Option<(Columns, u64)>,
     /// One bit per kind that rules name.
     pub(super) kinds: HashMap<String, u64>,
     pub(super) labels: Labels,
@@ -96,6 +99,13 @@ pub(crate) enum Accept {
     Namespace,
     /// The value is its object's `type`.
     Type,
+    /// What may be a Table: the answer, or a watch event's object.
+    Table,
+    /// The definition of a Table's column, and its name.
+    Column,
+    ColumnName,
+    /// A Table's cell.
+    Cell,
     /// The value is a label, of this number, of the object three levels up.
     Label(u8),
 }
@@ -112,6 +122,9 @@ pub(crate) enum Anchor {
 /// Where Kubernetes objects stand in an answer: by itself, in a list, a table, a watch event.
 const OBJECT_PLACES: [&str; 6] =
     ["", "items[*]", "rows[*].object", "object", "object.items[*]", "object.rows[*].object"];
+
+/// Where a Table stands in an answer.
+const TABLE_PLACES: [&str; 2] = ["", "object"];
 
 impl Rules {
     /// Compiles a configuration.
@@ -145,6 +158,7 @@ impl Rules {
             compiled.push(CompiledRule { rule, set, default, kinds, only_for, except, patterns, glance });
         }
         compiler.patterns_of_kubernetes();
+        let columns = compiler.columns()?;
         let automaton = Automaton::new(&compiler.patterns)
             .map_err(|_| ConfigError::new("rules", "the paths are too many together: use fewer `**`"))?;
         let keys = match compiler.keys.is_empty() {
@@ -159,6 +173,7 @@ impl Rules {
             automaton,
             clauses: compiler.clauses,
             keys,
+            columns,
             kinds: compiler.kinds,
             labels: compiler.labels,
             key,
@@ -252,6 +267,7 @@ struct Compiler {
     patterns: Vec<(Vec<Step>, Accept)>,
     clauses: Vec<Globs>,
     keys: Vec<(String, RuleId)>,
+    columns: ColumnNames,
     kinds: HashMap<String, u64>,
     labels: Labels,
     /// Whether any rule asks for an object's type.
@@ -275,7 +291,8 @@ impl Compiler {
             return Err(wrong("name", "must be a DNS label: lower-case letters, digits and `-`"));
         }
         if !rule.is_structural() && rule.detectors.is_empty() && rule.patterns.is_empty() {
-            let message = "the rule selects nothing: give `paths`, `keys`, `detectors` or `patterns`";
+            let message =
+                "the rule selects nothing: give `paths`, `keys`, `columns`, `detectors` or `patterns`";
             return Err(wrong("paths", message));
         }
         if !rule.is_structural() && !rule.detectors.iter().all(|detector| detector.streams()) {
@@ -317,6 +334,7 @@ impl Compiler {
             self.patterns.push((anywhere(steps), Accept::Json { rule: id, up }));
         }
         self.keys.extend(rule.keys.iter().map(|key| (key.clone(), id)));
+        self.columns.add(place, rule, id)?;
         Ok(kinds)
     }
 
@@ -385,6 +403,27 @@ impl Compiler {
         }
     }
 
+    /// What must be read of a Table, if any rule speaks of columns.
+    fn columns(&mut self) -> Result<Option<(Columns, u64)>, ConfigError> {
+        let names = std::mem::take(&mut self.columns);
+        if names.is_empty() {
+            return Ok(None);
+        }
+        for place in TABLE_PLACES {
+            for (path, accept) in [
+                ("", Accept::Table),
+                ("columnDefinitions[*]", Accept::Column),
+                ("columnDefinitions[*].name", Accept::ColumnName),
+                ("rows[*].cells[*]", Accept::Cell),
+            ] {
+                self.patterns.push((prefixed(place, &prefixed(path, &[])), accept));
+            }
+        }
+        let table = self.kind("Table");
+        let table = table.ok_or_else(|| ConfigError::new("rules", "more than 64 kinds in all rules"))?;
+        Ok(Some((names.compile()?, table)))
+    }
+
     /// What must be read of any Kubernetes object to know which it is.
     fn patterns_of_kubernetes(&mut self) {
         for place in OBJECT_PLACES {
@@ -450,6 +489,19 @@ impl CompiledRule {
         })
     }
 
+    /// Whether rows of a Table that answers a request may show what it masks. Rows do not say their kind: a rule that goes by
+    /// kinds alone is for those of the resource that the kind is called after, and, unless it lets pass what is unknown, of
+    /// every resource that is not `known` to be another.
+    pub(super) fn may_be_in_rows(&self, info: &RequestInfo, known: bool) -> bool {
+        let rule = &self.rule;
+        self.names(info)
+            || (info.is_resource_request
+                && rule.resources.is_empty()
+                && rule.urls.is_empty()
+                && ((!known && self.holds_unknown())
+                    || rule.kinds.iter().any(|kind| resource_of(kind) == info.resource)))
+    }
+
     pub(super) fn action(&self) -> Action {
         self.rule.action
     }
@@ -513,7 +565,9 @@ mod tests {
         );
         check(
             "rules: [{name: a}]",
-            Some("rules[0].paths: the rule selects nothing: give `paths`, `keys`, `detectors` or `patterns`"),
+            Some(
+                "rules[0].paths: the rule selects nothing: give `paths`, `keys`, `columns`, `detectors` or `patterns`",
+            ),
         );
         check(
             "rules: [{name: a, paths: [a, 'b..c']}]",

@@ -133,7 +133,7 @@ impl Default for Limits {
 
 /// Which values are masked, for whom, and how.
 ///
-/// A rule selects values by `paths`, by `keys`, or, given neither, by `detectors` and `patterns` in
+/// A rule selects values by `paths`, by `keys` or `columns`, or, given none of these, by `detectors` and `patterns` in
 /// plain text. It applies to the requests
 /// that its `resources` or `urls` name (to all, if it names neither), and wherever an object of its `kinds` is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -166,6 +166,11 @@ pub struct Rule {
     /// Names of keys whose values are masked at any depth; `*` matches any part, letter case does not matter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
+    /// Names of columns, in answers that are a Table, whose cells are masked; `*` matches any part, and neither letter case nor
+    /// spaces, `-` and `_` matter. Columns that are called what one of the rule's paths ends in, or what one of its keys is
+    /// called, are masked without being named here: these are the others that show what the rule masks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// Only values beside a sibling that matches.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub clause: Option<Where>,
@@ -211,6 +216,13 @@ impl Rule {
         self
     }
 
+    /// Masks the cells of Tables in columns of this name.
+    #[must_use]
+    pub fn column(mut self, name: impl Into<String>) -> Self {
+        self.columns.push(name.into());
+        self
+    }
+
     /// Looks for this in what the rule selects.
     #[must_use]
     pub fn detector(mut self, detector: Detector) -> Self {
@@ -251,7 +263,8 @@ impl Rule {
         !(self.paths.is_empty()
             && self.base64_paths.is_empty()
             && self.json_paths.is_empty()
-            && self.keys.is_empty())
+            && self.keys.is_empty()
+            && self.columns.is_empty())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which values are masked: the configuration, its compiled form, and what of it applies to one request.
 
 mod automaton;
+mod columns;
 mod compile;
 mod config;
 mod explain;
@@ -10,6 +11,7 @@ mod scope;
 mod subject;
 
 pub(crate) use automaton::{Automaton, StateId};
+pub(crate) use columns::ColumnRules;
 pub use compile::Rules;
 pub(crate) use compile::{Accept, Anchor, RuleBits, RuleId};
 pub use config::{

@@ -10,6 +10,7 @@ use portcullis_core::{Grant, Identity, RequestInfo, Verdict};
 use super::{
     Action, Archives, Limits, Pack, RuleBits, RuleId, Rules,
     automaton::Automaton,
+    columns::ColumnRules,
     compile::{Accept, CompiledRule},
     subject::{Object, Said, Subject},
 };
@@ -57,6 +58,10 @@ pub struct Scope {
     /// What a token is bound to where no UID is known.
     place: Bytes,
     name: Bytes,
+    /// Those that may mask cells of Tables.
+    columns: RuleBits,
+    /// Whether no token tells if two values are equal, unless the rule says that it does everywhere.
+    incomparable: bool,
     /// Whether rules apply that go by the names of keys.
     pub(crate) has_keys: bool,
     covers_text: bool,
@@ -94,7 +99,10 @@ impl Scope {
         let sets = verdict.map(|verdict| verdict.mask_sets.as_slice()).unwrap_or_default();
         let known = sets.iter().all(|set| rules.has_set(set));
         let (mut active, mut presumed, mut has_keys, mut covers_text) = (0, 0, false, false);
-        let (mut only_some, mut not_some) = (0, 0);
+        let (mut only_some, mut not_some, mut columns) = (0, 0, 0);
+        let decided = info.is_resource_request
+            && info.subresource != "proxy"
+            && BUILT_IN_GROUPS.contains(&info.api_group.as_str());
         for (id, rule) in rules.0.rules.iter().enumerate() {
             let selected = match (sets.is_empty(), known) {
                 (true, _) => rule.default,
@@ -119,10 +127,10 @@ impl Scope {
             if named {
                 presumed |= rule.kinds;
             }
+            columns |= RuleBits::from(rule.may_be_in_rows(info, decided)) << id;
         }
-        let decided = info.is_resource_request
-            && info.subresource != "proxy"
-            && BUILT_IN_GROUPS.contains(&info.api_group.as_str());
+        let of_columns = rules.0.columns.as_ref().filter(|_| info.is_resource_request);
+        let columns = of_columns.map_or(0, |(known, _)| columns & (known.all.mask | known.all.json));
         let parts = match info.is_resource_request {
             true => [info.cluster.as_bytes(), info.api_group.as_bytes(), info.resource.as_bytes()],
             false => [info.cluster.as_bytes(), b"", info.path.as_bytes()],
@@ -140,6 +148,8 @@ impl Scope {
             decided,
             place: place.into(),
             name: name.into(),
+            columns,
+            incomparable: false,
             has_keys,
             covers_text,
         }
@@ -268,6 +278,33 @@ impl Scope {
         }
     }
 
+    /// Whether rules apply that may mask cells of Tables.
+    #[inline]
+    pub(crate) fn has_columns(&self) -> bool {
+        self.columns != 0
+    }
+
+    /// What may happen to the cells of the column of this number and name.
+    pub(crate) fn column(&self, number: usize, name: &[u8]) -> ColumnRules {
+        let known = self.rules.0.columns.as_ref().filter(|_| self.has_columns());
+        known.map(|(columns, _)| columns.rules(number, name).of(self.columns)).unwrap_or_default()
+    }
+
+    /// What may happen to a cell, whatever its column.
+    pub(crate) fn any_column(&self) -> ColumnRules {
+        self.rules.0.columns.as_ref().map(|(columns, _)| columns.all.of(self.columns)).unwrap_or_default()
+    }
+
+    /// The bit of Tables.
+    pub(crate) fn table_kind(&self) -> u64 {
+        self.rules.0.columns.as_ref().map_or(0, |(_, table)| *table)
+    }
+
+    /// The same rules, with tokens that do not tell whether two values are equal.
+    pub(crate) fn incomparable(&self) -> Self {
+        Self { incomparable: true, ..self.clone() }
+    }
+
     /// The bits of a kind: of objects that say `kind`, and of the items of a list that says it.
     pub(crate) fn kind_bits(&self, kind: &[u8]) -> (u64, u64) {
         let kinds = &self.rules.0.kinds;
@@ -333,6 +370,7 @@ impl Scope {
     pub(crate) fn token(&self, rule: RuleId, binding: &[u8], path: &[u8], value: &[u8; 32]) -> String {
         let name = self.name(rule);
         let (binding, path) = match self.rules.0.rules[rule as usize].compares_everywhere() {
+            false if self.incomparable => return token::token(name, "redacted"),
             true => (&b""[..], &b""[..]),
             false => (binding, path),
         };
