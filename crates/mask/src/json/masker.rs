@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Handler, Interest, Scalar, Scanner, Trace,
-    frame::{Frame, Frames, Inside, Truth},
+    frame::{Frame, Frames, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
     table::Columns,
@@ -164,9 +164,9 @@ pub(super) struct Core {
     /// Whether everything in the innermost container is masked; and what is looked for there, if it is only searched.
     inside: bool,
     searched_inside: Searched,
-    key_rules: Vec<RuleId>,
+    pub(super) key_rules: Vec<RuleId>,
     pub(super) columns: Columns,
-    leaf: Leaf,
+    pub(super) leaf: Leaf,
     pub(super) held: Held,
     pub(super) out: Vec<Piece>,
     pub(super) counts: Vec<(RuleId, u64)>,
@@ -209,7 +209,7 @@ impl Core {
 
     /// Another container is the innermost one.
     #[inline]
-    fn enter_container(&mut self) {
+    pub(super) fn enter_container(&mut self) {
         let Some(top) = self.frames.last() else {
             (self.in_array, self.inside, self.next_state) = (false, false, Automaton::<Accept>::ROOT);
             return;
@@ -229,7 +229,7 @@ impl Core {
 
     /// Whether no rule says anything about the value in this state.
     #[inline]
-    fn is_plain(&self, state: StateId) -> bool {
+    pub(super) fn is_plain(&self, state: StateId) -> bool {
         !self.inside && self.key_rules.is_empty() && self.scope.automaton().is_plain(state)
     }
 
@@ -277,7 +277,7 @@ impl Core {
     }
 
     /// Sets up the leaf with everything that rules say about the value in this state.
-    fn look(&mut self, state: StateId, container: bool) {
+    pub(super) fn look(&mut self, state: StateId, container: bool) {
         let leaf = &mut self.leaf;
         leaf.active = false;
         leaf.masking = false;
@@ -450,71 +450,6 @@ impl Core {
         Ok(())
     }
 
-    /// The value said something about its object.
-    fn capture(&mut self, said: &[u8]) -> Result<(), MaskErrorKind> {
-        let captures = self.leaf.captures;
-        let Some(parent) = self.frames.len().checked_sub(1) else { return Ok(()) };
-        let mut consistent = true;
-        if captures.kind {
-            let (kinds, list_kinds) = self.scope.kind_bits(said);
-            consistent &= self.frames.facts_mut(parent).say_kind(kinds, list_kinds);
-        }
-        let too_long = said.len() > CAPTURE_LIMIT;
-        for clause in (0..32u8).filter(|clause| captures.clauses & (1 << clause) != 0) {
-            let holds = too_long || self.scope.clause_matches(clause, said);
-            consistent &= self.frames.facts_mut(parent).say_clause(clause, holds);
-        }
-        consistent &= !captures.column || self.name_column(parent, said);
-        if !consistent {
-            return Err(MaskErrorKind::Ambiguous);
-        }
-        if captures.kind_of {
-            let facts = self.frames.facts_mut(parent);
-            if facts.kind_of.is_some() && facts.consulted {
-                return Err(MaskErrorKind::Ambiguous);
-            }
-            facts.kind_of.get_or_insert_with(|| said.into());
-        }
-        if captures.kind || captures.kind_of || captures.clauses != 0 {
-            self.reconsider(parent);
-        }
-        if let (Some(label), Some(object)) = (captures.label, parent.checked_sub(2)) {
-            let facts = self.frames.facts_mut(object);
-            if facts.metadata_done && facts.consulted {
-                return Err(MaskErrorKind::Ambiguous);
-            }
-            facts.labels |= u64::from(self.scope.label_matches(label, said)) << label;
-        }
-        if let Some(object) = parent.checked_sub(1) {
-            self.capture_name(object, said)?;
-        }
-        Ok(())
-    }
-
-    fn capture_name(&mut self, object: usize, said: &[u8]) -> Result<(), MaskErrorKind> {
-        let Captures { uid, namespace, name, .. } = self.leaf.captures;
-        if !(uid || namespace || name) {
-            return Ok(());
-        }
-        if self.frames.facts(object).metadata_done && self.frames.facts(object).consulted {
-            return Err(MaskErrorKind::Ambiguous);
-        }
-        let names = &mut self.frames.facts_mut(object).names;
-        let field = match (uid, namespace) {
-            (true, _) => &mut names.uid,
-            (_, true) => &mut names.namespace,
-            _ => &mut names.name,
-        };
-        // The first one counts: it may have been used.
-        if field.is_empty() {
-            field.extend_from_slice(said);
-        }
-        if uid {
-            self.reconsider(object);
-        }
-        Ok(())
-    }
-
     /// The value is certainly masked: nothing has to be kept for a decision.
     fn replace_leaf(&mut self, need: NeedState) {
         self.frames.write_path(&self.chunk);
@@ -545,105 +480,6 @@ impl Core {
             nested: leaf.nested.take(),
         };
         self.decide_or_hold(waiting);
-    }
-
-    /// A container starts: which object is it, and is all of it masked?
-    fn open_frame(&mut self, state: StateId, object: bool) {
-        let depth = self.frames.len();
-        let parent = self.frames.last();
-        let mut frame = Frame::new(object, state, parent.map_or(0, |parent| parent.nearest));
-        if let Some(parent) = parent {
-            (frame.inside, frame.searching, frame.cell) = (parent.inside, parent.searching, parent.cell);
-        }
-        // Where all that may happen is a search that goes on anyway, nothing changes.
-        if frame.inside.is_none() && !self.is_plain(state) && !self.goes_on(state) {
-            self.look(state, true);
-            self.leaf.active = false;
-            self.mask_container(&mut frame);
-        }
-        let accepts = self.scope.automaton().accepts(state);
-        if accepts.is_empty() || !object {
-            self.frames.push(frame);
-            return self.enter_container();
-        }
-        let Presumed { mut kinds, mut decided, .. } = Presumed::default();
-        for accept in accepts {
-            match accept {
-                Accept::Object if depth == 0 || self.scope.is_kubernetes() => {
-                    frame.nearest = depth;
-                    kinds |= self.origin.presumed.kinds;
-                    decided |= self.origin.presumed.decided;
-                }
-                Accept::ListItem if depth >= 2 => {
-                    frame.list_item = true;
-                    let list = self.frames.facts(depth - 2).list_kinds;
-                    kinds |= list;
-                    decided |= list != 0;
-                }
-                Accept::Metadata => frame.metadata = true,
-                Accept::Table => self.columns.begin(),
-                Accept::Column => {
-                    let number =
-                        self.frames.last().map_or(0, |definitions| definitions.index.wrapping_sub(1));
-                    self.columns.define(number);
-                }
-                _ => {}
-            }
-        }
-        self.frames.push(frame);
-        if kinds != 0 || decided {
-            let facts = self.frames.facts_mut(depth);
-            (facts.kinds, facts.decided) = (kinds, decided);
-        }
-        self.enter_container();
-    }
-
-    /// Whether no rule has to do with a container in this state but those that search everything around it, too.
-    fn goes_on(&self, state: StateId) -> bool {
-        let Some(searching) = self.frames.last().map(|parent| parent.searching) else { return false };
-        let known = |accept: &Accept| match accept {
-            Accept::Mask { rule, leaf, .. } => {
-                *leaf || !self.scope.is_active(*rule) || searching & (1 << rule) != 0
-            }
-            Accept::Cell => !self.scope.has_columns(),
-            _ => true,
-        };
-        self.key_rules.is_empty() && self.scope.automaton().accepts(state).iter().all(known)
-    }
-
-    /// Notes which rules certainly have to do with all that is in the container that starts: the first that masks, and all that
-    /// search. Where that is not known yet, they have not: a value that is masked when its object's kind comes late is a
-    /// plain one.
-    fn mask_container(&mut self, frame: &mut Frame) {
-        for candidate in std::mem::take(&mut self.leaf.candidates) {
-            let searches = self.scope.searches(candidate.rule);
-            if (frame.inside.is_some() && !searches) || !self.is_certain_of_container(&candidate) {
-                continue;
-            }
-            let Candidate { rule, base64, anchor, cell, .. } = candidate;
-            frame.cell |= cell;
-            match searches {
-                true => frame.searching |= 1 << rule,
-                false => frame.inside = Some(Inside { rule, base64, anchor }),
-            }
-        }
-    }
-
-    fn is_certain_of_container(&mut self, candidate: &Candidate) -> bool {
-        let kind = candidate.kinds.map_or(Truth::True, |condition| self.judge_kind(condition));
-        let clause = candidate.clause.map_or(Truth::True, |(clause, depth)| self.judge_clause(clause, depth));
-        let subject = candidate.subject.map(|depth| self.judge_subject(candidate.rule, depth));
-        if subject == Some(Truth::False) {
-            return false;
-        }
-        // Should it turn out otherwise, the stream ends.
-        if let (Some(condition), Truth::Unknown) = (candidate.kinds, kind) {
-            self.frames.facts_mut(condition.depth).denied |= condition.kinds;
-        }
-        if let (Some((clause, depth)), Truth::Unknown) = (candidate.clause, clause) {
-            self.frames.facts_mut(depth).clauses_denied |= 1 << clause;
-        }
-        kind == Truth::True && clause == Truth::True
     }
 }
 

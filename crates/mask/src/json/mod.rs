@@ -1,10 +1,12 @@
 //! JSON on the wire: a scanner that never looks back, and the masker that rides on it.
 
+mod container;
 mod frame;
 mod held;
 mod judge;
 mod leaf;
 mod masker;
+mod said;
 mod scan;
 mod stops;
 mod table;

@@ -7,6 +7,7 @@ mod config;
 mod explain;
 mod glob;
 mod path;
+mod plan;
 mod scope;
 mod subject;
 
@@ -18,6 +19,7 @@ pub use config::{
     Action, Archives, Compare, Limits, MaskConfig, OnWrite, Pack, Rule, Subjects, WhenUnknown, Where,
 };
 pub use explain::Explanation;
+pub(crate) use plan::TextPlan;
+pub(crate) use scope::Value;
 pub use scope::{Caller, Scope};
-pub(crate) use scope::{TextPlan, Value};
 pub(crate) use subject::{Object, Said};
