@@ -508,7 +508,7 @@ impl Json {
                                 Self::Object(values.into_iter().map(masked).collect())
                             }
                             Self::Array(elements) => Self::Array(
-                                elements.iter().map(|element| element.all_masked(false)).collect(),
+                                elements.iter().map(|element| element.all_masked(key == "data")).collect(),
                             ),
                             other => other.all_masked(key == "data"),
                         },

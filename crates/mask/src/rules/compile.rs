@@ -319,10 +319,12 @@ impl Compiler {
             for (number, path) in paths.iter().enumerate() {
                 let place = format!("{place}.{what}[{number}]");
                 let steps = parse(path).map_err(|error| ConfigError::new(&place, error.to_string()))?;
-                // What should be a map of secrets, and is a text, is one itself.
-                if let [.., Step::Key(_), Step::AnyKey] = steps.as_slice() {
-                    let steps = steps[..steps.len() - 1].to_vec();
-                    self.path(&place, rule, id, steps, base64, kinds, clause, true)?;
+                // What should be a map of secrets, and is a list of them, or one itself: a server refuses it, but what was sent is kept.
+                if let [before @ .., Step::Key(_), Step::AnyKey] = steps.as_slice() {
+                    let map = steps[..=before.len()].to_vec();
+                    let list = [map.as_slice(), &[Step::AnyIndex]].concat();
+                    self.path(&place, rule, id, map, base64, kinds, clause, true)?;
+                    self.path(&place, rule, id, list, base64, kinds, clause, false)?;
                 }
                 self.path(&place, rule, id, steps, base64, kinds, clause, false)?;
             }
