@@ -104,8 +104,13 @@ impl MaskKey {
     }
 
     /// The digits of a token: 64 bits over all parts, each with its length in front.
-    pub(crate) fn digits(&self, parts: &[&[u8]]) -> String {
-        hex(&tag(&self.current, parts)[..8])
+    pub(crate) fn digits(&self, parts: &[&[u8]]) -> Digits {
+        let tag = tag(&self.current, parts);
+        let mut digits = [0; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(tag) {
+            pair.copy_from_slice(&hex_digits(byte));
+        }
+        Digits(digits)
     }
 
     /// This key and the older ones, each by itself.
@@ -120,22 +125,66 @@ impl MaskKey {
     }
 }
 
+/// 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digits([u8; 16]);
+
+impl Digits {
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 fn tag(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
     // Put together first: for texts as short as these, each call into the library costs more than the copy.
-    let mut message = Vec::with_capacity(parts.iter().map(|part| part.len() + 10).sum());
+    let mut message = Message::default();
     for part in parts {
         // The length as a varint (LEB128): then the message of most tokens is two blocks of SHA-256, and not three.
         let mut length = part.len() as u64;
         while length > 0x7f {
-            message.push(length as u8 | 0x80);
+            message.push(&[length as u8 | 0x80]);
             length >>= 7;
         }
-        message.push(length as u8);
-        message.extend_from_slice(part);
+        message.push(&[length as u8]);
+        message.push(part);
     }
     let mut tag = [0; 32];
-    tag.copy_from_slice(hmac::sign(key, &message).as_ref());
+    tag.copy_from_slice(hmac::sign(key, message.bytes()).as_ref());
     tag
+}
+
+/// Bytes that are put together, and that hardly ever need memory of their own.
+struct Message {
+    few: [u8; 256],
+    length: usize,
+    many: Vec<u8>,
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self { few: [0; 256], length: 0, many: Vec::new() }
+    }
+}
+
+impl Message {
+    fn push(&mut self, bytes: &[u8]) {
+        match self.few.get_mut(self.length..self.length + bytes.len()) {
+            Some(room) if self.many.is_empty() => {
+                room.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            _ => {
+                if self.many.is_empty() {
+                    self.many.extend_from_slice(&self.few[..self.length]);
+                }
+                self.many.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.many.is_empty() { &self.few[..self.length] } else { &self.many }
+    }
 }
 
 impl fmt::Debug for MaskKey {
@@ -151,13 +200,16 @@ fn random() -> io::Result<Zeroizing<[u8; 32]>> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        text.extend(hex_digits(*byte).map(char::from));
     }
     text
+}
+
+fn hex_digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -218,9 +270,19 @@ mod tests {
     fn parts_cannot_be_shifted_into_each_other() {
         let key = MaskKey::from_bytes(&[7; 32]).unwrap();
         assert_ne!(key.digits(&[b"ab", b"c"]), key.digits(&[b"a", b"bc"]));
-        assert_eq!(key.digits(&[b"ab", b"c"]).len(), 16);
+        assert_eq!(key.digits(&[b"ab", b"c"]).as_str().len(), 16);
         assert!(MaskKey::from_bytes(&[7; 15]).is_err());
         assert_eq!(format!("{key:?}"), "MaskKey(…)");
+    }
+
+    #[test]
+    fn messages_of_any_length_are_put_together() {
+        for lengths in [vec![0, 0], vec![256], vec![257], vec![100, 156, 1], vec![200, 100, 1, 0, 300]] {
+            let parts: Vec<Vec<u8>> = lengths.iter().map(|length| vec![*length as u8; *length]).collect();
+            let mut message = Message::default();
+            parts.iter().for_each(|part| message.push(part));
+            assert_eq!(message.bytes(), parts.concat());
+        }
     }
 
     #[test]

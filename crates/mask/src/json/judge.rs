@@ -9,6 +9,7 @@ use super::{
     frame::{Facts, Names, Truth},
     leaf::{Candidate, Kept, KindCondition, NeedState, Presumed, Waiting},
     masker::{Core, Masker, Origin},
+    text::in_base64,
 };
 use crate::{
     Action, Piece, piece,
@@ -282,6 +283,7 @@ impl Core {
                     path,
                     value,
                 ) {
+                    Some(text) if candidate.base64 => in_base64(&text),
                     Some(text) => escape(&text),
                     None => "null".to_owned(),
                 }

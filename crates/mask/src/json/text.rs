@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use super::stops::Stops;
 use crate::MaskErrorKind;
 
@@ -177,6 +179,15 @@ impl StringScan {
             None => Ok(()),
         }
     }
+}
+
+/// Writes `text`, in base64, as a JSON string, quotes included.
+pub(super) fn in_base64(text: &str) -> String {
+    let mut json = String::with_capacity(text.len().div_ceil(3) * 4 + 2);
+    json.push('"');
+    STANDARD.encode_string(text, &mut json);
+    json.push('"');
+    json
 }
 
 /// Writes `text` as a JSON string, quotes included. Escapes what RFC 8259 demands, and `<`, `>`, `&` as Go does.

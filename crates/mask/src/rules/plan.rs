@@ -217,6 +217,6 @@ impl Scope {
     /// What stands for a value in a copy of a request.
     pub(crate) fn copy_token(&self, value: &[u8]) -> String {
         let binding = self.binding(b"", b"", b"");
-        token::token(COPY, &self.rules.key().digits(&[b"copy", &binding, value]))
+        token::token(COPY, self.rules.key().digits(&[b"copy", &binding, value]).as_str())
     }
 }

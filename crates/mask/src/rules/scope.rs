@@ -373,10 +373,12 @@ impl Scope {
             false => (binding, path),
         };
         let key = self.key.as_ref().unwrap_or(self.rules.key());
-        token::token(name, &key.digits(&[b"value", name.as_bytes(), binding, path, value]))
+        let digits = key.digits(&[b"value", name.as_bytes(), binding, path, value]);
+        token::token(name, digits.as_str())
     }
 
-    /// What a string is replaced with, where the digest or text that the action needs is at hand.
+    /// What a string is replaced with, where the digest or text that the action needs is at hand. Of what is `base64` it is what
+    /// the base64 is to stand for.
     pub(crate) fn replacement(
         &self,
         rule: RuleId,
@@ -385,14 +387,13 @@ impl Scope {
         path: &[u8],
         value: Value<'_>,
     ) -> Option<String> {
-        let text = match (self.action(rule), value) {
+        Some(match (self.action(rule), value) {
             (Action::Drop, _) => return None,
             (Action::Redact, _) => token::token(self.name(rule), "redacted"),
             (Action::Hash, value) => self.token(rule, binding, path, &value.digest()),
             (Action::Partial, Value::Text(text)) => self.partial(rule, base64, text),
             (Action::Partial, Value::Digest(_)) => self.partial(rule, base64, b""),
-        };
-        Some(if base64 { STANDARD.encode(text) } else { text })
+        })
     }
 
     fn partial(&self, rule: RuleId, base64: bool, text: &[u8]) -> String {
