@@ -251,7 +251,8 @@ impl Stage {
         for (kind, there) in there {
             assert_eq!(there, kind == shown, "{view}, directly, with {kind:?}: {direct}");
         }
-        assert_eq!(through, direct, "{view}");
+        let apart = through.lines().zip(direct.lines()).find(|(through, direct)| through != direct);
+        assert_eq!(through, direct, "{view}, first at {apart:?}");
     }
 
     fn without_values(&self, text: &str) -> String {
