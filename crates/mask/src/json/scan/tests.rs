@@ -1,0 +1,190 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Writes down what it is told, so that two ways of cutting the same bytes can be compared.
+#[derive(Default, PartialEq, Debug)]
+struct Notes(Vec<u8>);
+
+impl Handler for Notes {
+    fn open(&mut self, _: usize, object: bool) {
+        self.0.push(if object { b'{' } else { b'[' });
+    }
+    fn close(&mut self, _: usize) {
+        self.0.push(b')');
+    }
+    fn key(&mut self, key: &[u8], _: Option<usize>) {
+        self.0.extend_from_slice(key);
+        self.0.push(b':');
+    }
+    fn open_string(&mut self, _: usize) -> Interest {
+        self.0.push(b'<');
+        Interest::Text
+    }
+    fn glance(&mut self, _: usize, _: usize) -> bool {
+        false
+    }
+    fn look_at_string(&mut self, _: usize) -> Interest {
+        Interest::Text
+    }
+    fn text(&mut self, run: &[u8]) -> Result<(), MaskErrorKind> {
+        self.0.extend_from_slice(run);
+        Ok(())
+    }
+    fn close_string(&mut self, _: usize) -> Result<(), MaskErrorKind> {
+        self.0.push(b'>');
+        Ok(())
+    }
+    fn open_scalar(&mut self, _: usize, _: Scalar) -> Interest {
+        self.0.push(b'#');
+        Interest::End
+    }
+    fn close_scalar(&mut self, _: usize) -> Result<(), MaskErrorKind> {
+        self.0.push(b'.');
+        Ok(())
+    }
+}
+
+fn scan(chunks: &[&[u8]]) -> Result<String, MaskErrorKind> {
+    let mut scanner = Scanner::new(64, 64, false);
+    let mut notes = Notes::default();
+    for chunk in chunks {
+        scanner.push(chunk, &mut notes).map_err(|error| error.kind())?;
+    }
+    scanner.finish(&mut notes).map_err(|error| error.kind())?;
+    Ok(String::from_utf8(notes.0).unwrap())
+}
+
+/// Whole, byte by byte, and cut in two at every place: the same answer each time.
+fn check(json: &[u8], expected: Option<&str>) {
+    let shown = String::from_utf8_lossy(json).into_owned();
+    let bytes: Vec<&[u8]> = json.chunks(1).collect();
+    assert_eq!(scan(&[json]).ok().as_deref(), expected, "{shown}");
+    assert_eq!(scan(&bytes).ok().as_deref(), expected, "{shown} by the byte");
+    for cut in 0..json.len() {
+        let (left, right) = json.split_at(cut);
+        assert_eq!(scan(&[left, right]).ok().as_deref(), expected, "{shown} cut at {cut}");
+    }
+}
+
+#[test]
+fn json_is_accepted() {
+    check(b"{}", Some("{)"));
+    check(b" [ ] ", Some("[)"));
+    check(br#"{"a":{"b":[1,"x",true,null]}}"#, Some("{a:{b:[#.<x>#.#.)))"));
+    check(b"0", Some("#."));
+    check(b"-0.5e+10", Some("#."));
+    check(b"[1E3,10,0,0.0,-1]", Some("[#.#.#.#.#.)"));
+    check(br#""\"\\\/\b\f\n\r\t""#, Some("<\"\\/\u{8}\u{c}\n\r\t>"));
+    check("\"h\u{e9}\u{20ac}\u{1f600}\u{7f}\"".as_bytes(), Some("<h\u{e9}\u{20ac}\u{1f600}\u{7f}>"));
+    check(br#""\u0041\u00e9\ud83d\ude00""#, Some("<A\u{e9}\u{1f600}>"));
+    check(br#""\ud83dx\ude00\ud83d\ud83d\ude00""#, Some("<\u{fffd}x\u{fffd}\u{fffd}\u{1f600}>"));
+    check(br#"{"k\u0065y":1,"":2}"#, Some("{key:#.:#.)"));
+    check(br#"{" \u0065 ":"  \n  ","  ":[" \n"]}"#, Some("{ e :<  \n  >  :[< \n>))"));
+    check(br#"{"a":1,"a":2}"#, Some("{a:#.a:#.)"));
+}
+
+#[test]
+fn what_is_not_json_is_refused() {
+    let cases: [&[u8]; 47] = [
+        b"",
+        b" ",
+        b"{",
+        b"}",
+        b"]",
+        b"[}",
+        b"{]",
+        b"[1}",
+        b"{\"a\"}",
+        b"{\"a\":}",
+        b"{\"a\":1,}",
+        b"[1,]",
+        b"[,1]",
+        b"[1 2]",
+        b"{1:2}",
+        b"{a:1}",
+        b"{\"a\" 1}",
+        b"{\"a\":1 \"b\":2}",
+        b"1 2",
+        b"{}{}",
+        b"nul",
+        b"nulll",
+        b"True",
+        b"NaN",
+        b"-",
+        b"01",
+        b"-01",
+        b"1.",
+        b".5",
+        b"1e",
+        b"1e+",
+        b"+1",
+        b"0x1",
+        b"\"",
+        b"\"\\",
+        b"\"\\x\"",
+        b"\"\\u12g4\"",
+        b"\"\\u123\"",
+        b"\"a\nb\"",
+        b"\"\n\"",
+        b"{\"\n\":1}",
+        b"[1,\" \t\"]",
+        b"\"\x00\"",
+        b"'a'",
+        b"[1]//",
+        b"\xef\xbb\xbf{}",
+        b"\x0c1",
+    ];
+    for case in cases {
+        check(case, None);
+    }
+}
+
+#[test]
+fn what_is_not_utf8_is_refused() {
+    let cases: [&[u8]; 8] = [
+        b"\"\xff\"",
+        b"\"\xc3\"",
+        b"\"\xe2\x82\"",
+        b"\"\xc0\xaf\"",
+        b"\"\xed\xa0\x80\"",
+        b"\"\xf5\x80\x80\x80\"",
+        b"{\"\x80\":1}",
+        b"\"\xe2\\u0041\"",
+    ];
+    for case in cases {
+        check(case, None);
+    }
+}
+
+#[test]
+fn limits_hold() {
+    let deep = "[".repeat(65);
+    assert_eq!(scan(&[deep.as_bytes()]), Err(MaskErrorKind::TooDeep));
+    let long = format!("{{\"{}\":1}}", "k".repeat(65));
+    assert_eq!(scan(&[long.as_bytes()]), Err(MaskErrorKind::KeyTooLong));
+    let split: Vec<&[u8]> = long.as_bytes().chunks(7).collect();
+    assert_eq!(scan(&split), Err(MaskErrorKind::KeyTooLong));
+}
+
+#[test]
+fn a_sequence_may_be_empty_or_long() {
+    let mut scanner = Scanner::new(8, 8, true);
+    let mut notes = Notes::default();
+    scanner.push(b" {}\n{}[]1 ", &mut notes).unwrap();
+    scanner.finish(&mut notes).unwrap();
+    assert_eq!(notes.0, b"{){)[)#.");
+    assert!(Scanner::new(8, 8, true).finish(&mut notes).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_serde_json(text in "[\\[\\]{},:\"\\\\ 0-9a-fnrtu.+-]{0,24}", cut in 0usize..24) {
+        let bytes = text.as_bytes();
+        let cut = cut.min(bytes.len());
+        let ours = scan(&[&bytes[..cut], &bytes[cut..]]);
+        let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text);
+        // serde_json refuses lone surrogates when it makes a string of them; as raw text both go by the grammar.
+        prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{}", text);
+    }
+}
