@@ -122,8 +122,9 @@ async fn events_over_websocket_are_those_of_plain_http() {
     // One is closed by its client, the other one by the gateway, which says why.
     in_header.send(from_client(Opcode::Close, &1000_u16.to_be_bytes())).await;
     assert_eq!(in_header.frame().await.0, CLOSE);
-    // It is the server that closes the connection then (RFC 6455, section 7.1.1); who goes first breaks off.
+    // The server closes the connection first (RFC 6455, section 7.1.1); whoever hangs up before that breaks off.
     assert!(in_header.rest().await.is_empty());
+    drop(in_header);
     let outcome = stage
         .gateway
         .wait_for_record("the end of a watch", |records| {
