@@ -60,6 +60,27 @@ impl RawHttp2 {
     /// Sends a request, header by header as they stand here, pseudo-headers among them, with this body in one frame, and
     /// waits for what comes of it.
     pub async fn exchange(&mut self, headers: &[(&str, &str)], body: Option<&[u8]>) -> Http2Answer {
+        let id = self.begin(headers, body).await;
+        tokio::time::timeout(DEADLINE, self.answer(id)).await.expect("something comes of a request")
+    }
+
+    /// Sends a request of which nobody waits for more than the head of its answer: its status.
+    pub async fn open_stream(&mut self, headers: &[(&str, &str)]) -> u16 {
+        let id = self.begin(headers, None).await;
+        let head = async {
+            loop {
+                match self.read_frame().await {
+                    (HEADERS, _, stream, payload) if stream == id => return status_of(&payload),
+                    (SETTINGS, flags, ..) if flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]).await,
+                    (GOAWAY, ..) => panic!("hung up"),
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, head).await.expect("an answer begins")
+    }
+
+    async fn begin(&mut self, headers: &[(&str, &str)], body: Option<&[u8]>) -> u32 {
         let id = self.next_stream;
         self.next_stream += 2;
         let mut block = Vec::new();
@@ -76,7 +97,7 @@ impl RawHttp2 {
         if let Some(body) = body {
             self.frame(DATA, END_STREAM, id, body).await;
         }
-        tokio::time::timeout(DEADLINE, self.answer(id)).await.expect("something comes of a request")
+        id
     }
 
     async fn answer(&mut self, id: u32) -> Http2Answer {

@@ -1,7 +1,7 @@
 //! The harness of the gateway, and the gateway as a process: it starts, stops and starts again.
 
 use portcullis_audit::End;
-use portcullis_tests::{Cluster, Gateway, Impostor, RawConnection, Running, Transport, wait_until};
+use portcullis_tests::{Cluster, Gateway, Impostor, RawConnection, RawHttp2, Running, Transport, wait_until};
 use serde_json::json;
 
 #[tokio::test]
@@ -25,6 +25,33 @@ async fn it_serves_stops_in_good_order_and_goes_on_where_it_was() {
     let config = gateway.config_file();
     let verify = ["audit", "verify", "--config", config.to_str().unwrap()];
     assert!(gateway.cli("approver-amir", &verify).await.ok().contains('✔'));
+}
+
+/// Over HTTP/2 each request has a task of its own, which its connection does not wait for.
+#[tokio::test]
+async fn what_its_client_leaves_while_the_gateway_stops_is_written_down() {
+    const WATCHES: usize = 60;
+    let cluster = Cluster::from_env();
+    let mut gateway = Gateway::start(&cluster).await;
+    let authorization = format!("Bearer {}", gateway.token("agent-ci").await);
+    let mut client = RawHttp2::open(&gateway.url, &gateway.ca()).await;
+    for _ in 0..WATCHES {
+        let headers = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "gateway"),
+            (":path", "/api/v1/namespaces/shop/pods?watch=true"),
+            ("authorization", &authorization),
+        ];
+        assert_eq!(client.open_stream(&headers).await, 200);
+    }
+    // What is open is all that it waits for.
+    gateway.terminate().await;
+    drop(client);
+    gateway.ended().await;
+    let records = gateway.records().await;
+    let outcomes = records.outcomes().filter(|outcome| outcome.info.verb == "watch").count();
+    assert_eq!((records.intents().count(), outcomes), (WATCHES, WATCHES));
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::{Request, Response, StatusCode, Version, header::HOST};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, rt::Executor};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -53,8 +53,9 @@ impl Listener {
     /// Serves until `drain` fires, then until every connection has ended, by itself or because of `cut`.
     pub(crate) async fn serve(self) {
         let tracker = TaskTracker::new();
+        let requests = TaskTracker::new();
         let abort = CancellationToken::new();
-        let shared = Arc::new(Shared::new(&self));
+        let shared = Arc::new(Shared::new(&self, requests.clone()));
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -95,6 +96,23 @@ impl Listener {
                 tracker.wait().await;
             }
         }
+        // Their connections are gone, but what they leave behind has yet to be written down.
+        requests.close();
+        requests.wait().await;
+    }
+}
+
+/// Runs the requests of HTTP/2: each is a task of its own, for which its connection does not wait.
+#[derive(Clone)]
+struct Requests(TaskTracker);
+
+impl<F> Executor<F> for Requests
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, request: F) {
+        self.0.spawn(request);
     }
 }
 
@@ -114,7 +132,7 @@ impl ConnectionPlace {
 /// What connections share.
 struct Shared {
     tls: TlsAcceptor,
-    http: auto::Builder<TokioExecutor>,
+    http: auto::Builder<Requests>,
     stack: Stack,
     events: Arc<dyn EventSink>,
     connections: Arc<Semaphore>,
@@ -125,9 +143,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(listener: &Listener) -> Self {
+    fn new(listener: &Listener, requests: TaskTracker) -> Self {
         let limits = &listener.limits;
-        let mut http = auto::Builder::new(TokioExecutor::new());
+        let mut http = auto::Builder::new(Requests(requests));
         // A client that ends its half counts as gone (no half-closing of requests; upgraded streams do their own): one
         // that waits for people must be known to have left, for nothing is carried out that nobody waits for.
         http.http1()
