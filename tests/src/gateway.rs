@@ -114,6 +114,16 @@ impl Gateway {
         self.ended().await
     }
 
+    /// Ends it, and returns all that it has kept, each piece with its name: what it logged, and the files of its state directory.
+    pub async fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut evidence = vec![("the log".to_owned(), self.stop().await.all())];
+        for file in files_below(&self.state_dir()) {
+            let bytes = std::fs::read(&file).expect("it is there");
+            evidence.push((file.display().to_string(), bytes));
+        }
+        evidence
+    }
+
     /// Asks it to end (SIGTERM), and does not wait until it has.
     pub async fn terminate(&self) {
         self.process.as_ref().expect("it is running").terminate().await;
@@ -320,6 +330,19 @@ impl Gateway {
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
+}
+
+/// All files below a directory.
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => found.extend(files_below(&path)),
+            false => found.push(path),
+        }
+    }
+    found
 }
 
 /// The configuration of [`Gateway::start`], for tests of the configuration itself. JSON is YAML.

@@ -296,8 +296,12 @@ fn is_token(data: &str) -> bool {
     without_tokens(data) == BASE64
 }
 
-/// How many whole objects a text has; nothing, if it ends within one.
+/// How many whole objects a text has, each with the end of its last line, which kubectl writes by itself; nothing, if it ends
+/// within one.
 fn objects(text: &str) -> usize {
+    if !text.ends_with('\n') {
+        return 0;
+    }
     let objects: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
     objects.map_or(0, |objects| objects.len())
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::Request;
 use portcullis_audit::End;
-use portcullis_tests::{Answer, Cluster, Gateway, HttpClient, Idp, wait_until};
+use portcullis_tests::{Answer, Cluster, Gateway, HttpClient, Idp, files_below, wait_until};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -290,19 +290,6 @@ async fn nothing_that_cannot_be_recorded() {
             "no intent: {event:?}"
         );
     }
-}
-
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
-fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files_below(&path)),
-            false => found.push(path),
-        }
-    }
-    found
 }
 
 /// Requests that shall be refused, and a name that only they have.

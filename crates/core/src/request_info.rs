@@ -1,6 +1,6 @@
 //! What a request asks for, in the terms of the Kubernetes authorizer.
 
-use http::{Method, Request, request::Parts};
+use http::{Extensions, Method, Request, Uri, request::Parts};
 use serde::{Deserialize, Serialize};
 
 use crate::Redactor;
@@ -65,16 +65,17 @@ impl RequestInfo {
 
     /// What an outer layer found this request to be, or else the non-resource reading of it.
     pub fn of<B>(request: &Request<B>) -> Self {
-        match request.extensions().get::<Self>() {
-            Some(info) => info.clone(),
-            None => Self::non_resource(request.method(), request.uri().path()),
-        }
+        Self::known(request.extensions(), request.method(), request.uri())
     }
 
     /// The same of a request whose body has been taken off.
     pub fn of_parts(parts: &Parts) -> Self {
-        let known = parts.extensions.get::<Self>().cloned();
-        known.unwrap_or_else(|| Self::non_resource(&parts.method, parts.uri.path()))
+        Self::known(&parts.extensions, &parts.method, &parts.uri)
+    }
+
+    fn known(extensions: &Extensions, method: &Method, uri: &Uri) -> Self {
+        let known = extensions.get::<Self>().cloned();
+        known.unwrap_or_else(|| Self::non_resource(method, uri.path()))
     }
 
     /// Whether the request opens a connection into the cluster: exec, attach, port-forward or proxy.

@@ -6,12 +6,12 @@ use base64::Engine;
 use portcullis_tests::{Cluster, Gateway};
 use serde_json::Value;
 
-use crate::search::{Canaries, files_below};
+use crate::search::Canaries;
 
 #[tokio::test]
 async fn tokens_are_kept_nowhere() {
     let cluster = Cluster::from_env();
-    let mut gateway = Gateway::configured(&cluster, |config| {
+    let gateway = Gateway::configured(&cluster, |config| {
         config["telemetry"]["log"] = "trace,h2=info,hyper=info,rustls=info".into();
     })
     .await;
@@ -52,11 +52,5 @@ async fn tokens_are_kept_nowhere() {
         ("renewal", signature(&renewal)),
         ("upstream", signature(upstream)),
     ]);
-    let mut evidence = vec![("the log".to_owned(), gateway.stop().await.all())];
-    for file in files_below(&gateway.state_dir()) {
-        evidence.push((file.display().to_string(), std::fs::read(&file).unwrap()));
-    }
-    Canaries { values }.appear_nowhere_in(&evidence);
-    gateway.start_again().await;
-    gateway.agrees_with_the_server().await;
+    Canaries { values }.appear_nowhere(Vec::new(), gateway).await;
 }

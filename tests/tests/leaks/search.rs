@@ -6,6 +6,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
 use base64::engine::{GeneralPurpose, general_purpose::NO_PAD};
+use portcullis_tests::{Gateway, files_below};
 use regex::bytes::Regex;
 
 /// Values that are nowhere but where the test puts them.
@@ -40,6 +41,14 @@ impl Canaries {
             }
         }
         assert!(hits.is_empty(), "{} LEAKS\n{}", hits.len(), hits.join("\n"));
+    }
+
+    /// Neither in what was said nor in what the gateway has kept is any of them.
+    pub(crate) async fn appear_nowhere(&self, mut evidence: Vec<(String, Vec<u8>)>, mut gateway: Gateway) {
+        evidence.extend(gateway.evidence().await);
+        self.appear_nowhere_in(&evidence);
+        gateway.start_again().await;
+        gateway.agrees_with_the_server().await;
     }
 
     #[track_caller]
@@ -96,19 +105,6 @@ pub(crate) fn bytes_below(dir: &Path, part: &str) -> Vec<u8> {
     let files = files_below(dir);
     let wanted = files.iter().filter(|file| file.to_string_lossy().contains(part));
     wanted.flat_map(|file| std::fs::read(file).unwrap()).collect()
-}
-
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
-pub(crate) fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files_below(&path)),
-            false => found.push(path),
-        }
-    }
-    found
 }
 
 #[test]
