@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, Router, routing::get};
-use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer, Filter};
+use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer};
 use portcullis_examples::serve;
 use portcullis_mask::{MaskConfig, MaskKey, MaskLayer, Rule, Rules};
 use portcullis_oidc::{OidcAuthenticator, OidcLayer};
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     serve(app, &commands.each_ref().map(String::as_str)).await?;
     audit.close().await;
-    for stored in AuditReader::new(dir.path()).tail(20, &Filter::default())?.0 {
+    for stored in AuditReader::new(dir.path()).tail(20, |_| true)?.0 {
         println!("{}", stored.entry.line());
     }
     Ok(())

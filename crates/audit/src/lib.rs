@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use axum::{Router, body::Body, http::Request, routing::get};
-//! use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, AuditVerifier, CommitLayer, Filter};
+//! use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, AuditVerifier, CommitLayer};
 //! use tower::ServiceExt as _;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -28,7 +28,7 @@
 //!
 //! let report = AuditVerifier::open(dir.path())?.run()?;
 //! assert_eq!((report.intents, report.outcomes), (1, 1));
-//! let (newest, _) = AuditReader::new(dir.path()).tail(1, &Filter { status: Some(200), ..Filter::default() })?;
+//! let (newest, _) = AuditReader::new(dir.path()).tail(1, |stored| stored.entry.line().contains("/orders/7"))?;
 //! assert!(newest[0].entry.line().ends_with("get --raw /orders/7  200"));
 //! # Ok(())
 //! # }
@@ -79,7 +79,7 @@ pub use commit::{CommitLayer, CommitService};
 pub use layer::{AuditLayer, AuditService};
 pub use options::AuditOptions;
 pub use portcullis_ledger as ledger;
-pub use reader::{AuditReader, Filter, Records, Stored};
+pub use reader::{AuditReader, Records, Stored};
 pub use record::{
     BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, Outcome, Record, Recording, Recovered,
     RefusalSummary, Request, ResponseBody, SCHEMA_VERSION, Started, Stopped, StreamSummary,

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use portcullis_core::{AuditId, Decision, Event, RequestInfo, Timestamp, Verdict};
+use portcullis_core::{Decision, Event, Timestamp, Verdict};
 use portcullis_ledger::{Entries, ReadError, Reader};
 
 use crate::record::{End, Entry, Intent, Outcome, Record};
@@ -14,6 +14,8 @@ use crate::record::{End, Entry, Intent, Outcome, Record};
 pub struct Stored {
     /// Its index.
     pub index: u64,
+    /// Where it begins in its segment: what [`AuditReader::read`] finds it by again.
+    pub offset: u64,
     /// What it says, as far as this version understands it.
     pub entry: Entry,
     /// Its bytes: JSON, with whatever fields a later version added.
@@ -42,11 +44,40 @@ impl AuditReader {
         Ok(Records { entries: self.reader.entries(from)? })
     }
 
+    /// The records from index `from` on, of which an earlier reading knows that it begins at `offset`
+    /// ([`Records::offset`]).
+    ///
+    /// # Errors
+    /// When there is no log, or it cannot be read.
+    pub fn records_at(&self, from: u64, offset: u64) -> Result<Records, ReadError> {
+        Ok(Records { entries: self.reader.entries_at(from, offset)? })
+    }
+
+    /// The index of each segment's first record, in order: for whoever reads from the end.
+    ///
+    /// # Errors
+    /// When the log cannot be listed.
+    pub fn segments(&self) -> Result<Vec<u64>, ReadError> {
+        self.reader.segments()
+    }
+
+    /// The record `index`, which an earlier reading found at `offset`; `None` if something else stands there now.
+    ///
+    /// # Errors
+    /// When there is no log, or it cannot be read.
+    pub fn read(&self, index: u64, offset: u64) -> Result<Option<Stored>, ReadError> {
+        Ok(self.reader.entry_at(index, offset)?.map(Stored::from))
+    }
+
     /// The newest `count` records that match, oldest first, and the index after the last record read: where to follow on.
     ///
     /// # Errors
     /// When there is no log, or it cannot be read.
-    pub fn tail(&self, count: usize, filter: &Filter) -> Result<(Vec<Stored>, u64), ReadError> {
+    pub fn tail(
+        &self,
+        count: usize,
+        mut matches: impl FnMut(&Stored) -> bool,
+    ) -> Result<(Vec<Stored>, u64), ReadError> {
         let segments = self.reader.segments()?;
         let (mut found, mut next, mut end) = (VecDeque::new(), None, u64::MAX);
         for first in segments.into_iter().rev() {
@@ -58,7 +89,7 @@ impl AuditReader {
                 if next.is_none_or(|next| stored.index >= next) {
                     next = Some(stored.index + 1);
                 }
-                if filter.matches(&stored.entry) {
+                if matches(&stored) {
                     here.push_back(stored);
                     if here.len() > count.saturating_sub(found.len()) {
                         here.pop_front();
@@ -75,6 +106,12 @@ impl AuditReader {
         Ok((found.into(), next.unwrap_or(0)))
     }
 
+    /// The log's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.reader.dir()
+    }
+
     /// The bodies that records name.
     #[must_use]
     pub fn bodies(&self) -> portcullis_ledger::Bodies {
@@ -85,7 +122,7 @@ impl AuditReader {
     #[must_use]
     pub fn recording(&self, file: &str) -> PathBuf {
         // Only a name: what a record says must not lead out of the directory.
-        let name = std::path::Path::new(file).file_name().unwrap_or_default();
+        let name = Path::new(file).file_name().unwrap_or_default();
         self.reader.dir().join("recordings").join(name)
     }
 }
@@ -96,112 +133,27 @@ pub struct Records {
     entries: Entries,
 }
 
+impl Records {
+    /// Where in its segment the next record begins.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.entries.offset()
+    }
+}
+
+impl From<portcullis_ledger::Entry> for Stored {
+    fn from(stored: portcullis_ledger::Entry) -> Self {
+        let unknown = || Entry { v: 0, time: Timestamp::UNIX_EPOCH, record: Record::Unknown };
+        let entry = serde_json::from_slice(&stored.record).unwrap_or_else(|_| unknown());
+        Self { index: stored.index, offset: stored.offset, entry, raw: stored.record }
+    }
+}
+
 impl Iterator for Records {
     type Item = Result<Stored, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let stored = self.entries.next()?.map(|stored| {
-            let unknown = || Entry { v: 0, time: Timestamp::UNIX_EPOCH, record: Record::Unknown };
-            let entry = serde_json::from_slice(&stored.record).unwrap_or_else(|_| unknown());
-            Stored { index: stored.index, entry, raw: stored.record }
-        });
-        Some(stored)
-    }
-}
-
-/// Which records to show. What is not set matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// The user's name, whole.
-    pub user: Option<String>,
-    /// The verb that policy judges by.
-    pub verb: Option<String>,
-    /// The resource: `pods`, `pods/exec`.
-    pub resource: Option<String>,
-    /// The namespace.
-    pub namespace: Option<String>,
-    /// The session, or the grant.
-    pub session: Option<String>,
-    /// The request.
-    pub id: Option<AuditId>,
-    /// A status, or its first digit: 404, 4.
-    pub status: Option<u16>,
-    /// Not before.
-    pub since: Option<Timestamp>,
-    /// Before.
-    pub until: Option<Timestamp>,
-    /// A part of the command in words.
-    pub text: Option<String>,
-    /// Intents too. A request is one line otherwise: its outcome.
-    pub intents: bool,
-}
-
-impl Filter {
-    /// Whether to show the record.
-    #[must_use]
-    pub fn matches(&self, entry: &Entry) -> bool {
-        let view = View::of(&entry.record);
-        let equal =
-            |want: &Option<String>, is: Option<&str>| want.as_deref().is_none_or(|want| is == Some(want));
-        let resource = view.info.map(RequestInfo::resource_path);
-        (self.intents || !matches!(entry.record, Record::Intent(_)))
-            && self.since.is_none_or(|since| entry.time >= since)
-            && self.until.is_none_or(|until| entry.time < until)
-            && equal(&self.user, view.user)
-            && equal(&self.verb, view.info.map(RequestInfo::effective_verb))
-            && equal(&self.resource, resource.as_deref())
-            && equal(&self.namespace, view.info.map(|info| info.namespace.as_str()))
-            && self.session.as_deref().is_none_or(|want| [view.session, view.grant].contains(&Some(want)))
-            && self.id.is_none_or(|id| view.id == Some(id))
-            && self.status.is_none_or(|want| view.status.is_some_and(|is| is == want || is / 100 == want))
-            && self
-                .text
-                .as_deref()
-                .is_none_or(|text| view.command.is_some_and(|command| command.contains(text)))
-    }
-}
-
-/// What filters and lines look at, whatever the record's type.
-#[derive(Default)]
-struct View<'a> {
-    id: Option<AuditId>,
-    user: Option<&'a str>,
-    session: Option<&'a str>,
-    grant: Option<&'a str>,
-    info: Option<&'a RequestInfo>,
-    command: Option<&'a str>,
-    status: Option<u16>,
-}
-
-impl<'a> View<'a> {
-    fn of(record: &'a Record) -> Self {
-        match record {
-            Record::Intent(intent) => Self {
-                id: Some(intent.id),
-                user: intent.identity.as_ref().map(|identity| identity.user.as_str()),
-                session: intent.session.as_deref(),
-                grant: intent.grant.as_ref().map(|grant| grant.id.as_str()),
-                info: Some(&intent.request.info),
-                command: Some(&intent.command),
-                status: None,
-            },
-            Record::Outcome(outcome) => Self {
-                id: Some(outcome.id),
-                user: outcome.user.as_deref(),
-                session: outcome.session.as_deref(),
-                grant: outcome.grant.as_deref(),
-                info: Some(&outcome.info),
-                command: Some(&outcome.command),
-                status: outcome.status,
-            },
-            Record::Event(event) => Self {
-                id: event.audit_id,
-                user: event.identity.as_ref().map(|identity| identity.user.as_str()),
-                grant: event.grant.as_deref(),
-                ..Self::default()
-            },
-            _ => Self::default(),
-        }
+        Some(self.entries.next()?.map(Stored::from))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use bytes::Bytes;
+use futures_util::TryStreamExt;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Collected, Limited};
 use kube::{
     Client, Config,
     client::Body,
@@ -13,6 +15,8 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::io::AsyncBufRead;
+use tokio_util::io::StreamReader;
 
 /// The most of an answer that is read.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -151,6 +155,13 @@ impl Gateway {
         self.send(self.request(Method::GET, path, "", Vec::new())?).await
     }
 
+    /// Asks for `path`, whose answer is lines that come as they come.
+    pub(crate) async fn lines(&self, path: &str) -> Result<impl AsyncBufRead + use<>, ClientError> {
+        let response = self.answer(self.request(Method::GET, path, "", Vec::new())?).await?;
+        let body = response.into_data_stream().map_err(std::io::Error::other);
+        Ok(StreamReader::new(body))
+    }
+
     /// Posts JSON to `path`.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
@@ -188,20 +199,30 @@ impl Gateway {
     }
 
     async fn send<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T, ClientError> {
-        let unreachable = |problem: String| ClientError::Unreachable { url: self.url.clone(), problem };
-        let response = self.client.send(request).await.map_err(|e| unreachable(chain(&e)))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
-            .collect()
-            .await
-            .map_err(|e| unreachable(e.to_string()))?
-            .to_bytes();
-        if !status.is_success() {
-            return Err(ClientError::Refused { status, message: refusal_message(status, &body) });
-        }
+        let body = self.whole(self.answer(request).await?).await?;
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
         serde_json::from_slice(body)
-            .map_err(|e| unreachable(format!("an answer that is not understood: {e}")))
+            .map_err(|e| self.unreachable(format!("an answer that is not understood: {e}")))
+    }
+
+    /// The body of an answer that is no refusal.
+    async fn answer(&self, request: Request<Body>) -> Result<Body, ClientError> {
+        let response = self.client.send(request).await.map_err(|e| self.unreachable(chain(&e)))?;
+        let (status, body) = (response.status(), response.into_body());
+        if status.is_success() {
+            return Ok(body);
+        }
+        let body = self.whole(body).await?;
+        Err(ClientError::Refused { status, message: refusal_message(status, &body) })
+    }
+
+    async fn whole(&self, body: Body) -> Result<Bytes, ClientError> {
+        let read = Limited::new(body, ANSWER_LIMIT).collect().await;
+        read.map(Collected::to_bytes).map_err(|e| self.unreachable(e.to_string()))
+    }
+
+    fn unreachable(&self, problem: String) -> ClientError {
+        ClientError::Unreachable { url: self.url.clone(), problem }
     }
 }
 

@@ -16,13 +16,14 @@ use portcullis_kube::{ClusterSource, Upstream, UpstreamOptions, UpstreamSet};
 use portcullis_mask::{MaskKey, RequestRedactor, Rules};
 use portcullis_oidc::OidcAuthenticator;
 use portcullis_policy::{Policy, PolicyHandle};
+use portcullis_search::Indexer;
 use portcullis_store::SqliteStore;
 use sha2::{Digest, Sha256};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api,
+    api::{self, audit::Evidence},
     config::{Cluster, Config},
     identities::{self, Identities},
     ops::{self, Check, Operations},
@@ -33,6 +34,8 @@ use crate::{
 
 /// How often overdue tickets are ended.
 const TICKET_SWEEP: Duration = Duration::from_secs(2);
+/// How often to try whether the search index can be had.
+const INDEX_RETRY: Duration = Duration::from_secs(10);
 /// How long what is cut at the end of the drain may take to be written down. It takes what the disk takes.
 const WRITING_DOWN: Duration = Duration::from_secs(10);
 
@@ -147,9 +150,14 @@ impl Gateway {
         let oauth = axum::Router::new()
             .nest(OAUTH_PREFIX, token_service(grants.clone(), authenticator.clone()))
             .route(METADATA_PATH, axum::routing::get(move || async move { axum::Json(metadata) }));
+        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let administrators = config.administrators.clone();
-        let api = api::router(tickets.clone(), grants.clone(), identities, administrators, clock.clone());
-        let (limits, listen) = (config.limits.clone(), config.listen.clone());
+        let auditors = config.auditors.clone().unwrap_or_else(|| administrators.clone());
+        let evidence = Evidence::new(audit.clone(), auditors, drain.clone());
+        let api =
+            api::router(tickets.clone(), grants.clone(), identities, administrators, evidence, clock.clone());
+        let (limits, listen, config_index) =
+            (config.limits.clone(), config.listen.clone(), config.audit.index);
         let stack = stack::stack(Parts {
             config,
             audit: audit.clone(),
@@ -174,14 +182,15 @@ impl Gateway {
             .map_err(|e| StartError::new("TLS", e))?;
 
         let operations = operations(&audit, &store, render_metrics);
-        let background = vec![
+        let indexed = config_index.then(|| tokio::spawn(keep_index(audit.clone())));
+        let mut background = vec![
             tokio::spawn(certificate.watch()),
             tokio::spawn(grants.sweep_forever()),
             tokio::spawn(sweep_tickets(tickets)),
             tokio::spawn(async move { log_issuers(&authenticator).await }),
             tokio::spawn(serve_operations(operations_socket, operations.clone())),
         ];
-        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        background.extend(indexed);
         let listener = Listener {
             socket,
             tls: Arc::new(tls),
@@ -344,6 +353,17 @@ async fn upstreams(
         found.push((cluster.name.clone(), upstream));
     }
     Ok(UpstreamSet::new(found))
+}
+
+/// Keeps the search index up to date. The log does not wait for it, and nothing else does.
+async fn keep_index(audit: Audit) {
+    loop {
+        match Indexer::open(audit.dir()).await {
+            Ok(indexer) => return indexer.run(move || audit.health().size).await,
+            Err(error) => tracing::warn!(%error, "the search index is not kept up to date"),
+        }
+        tokio::time::sleep(INDEX_RETRY).await;
+    }
 }
 
 /// Which configuration was in force is part of the evidence.

@@ -36,6 +36,34 @@ impl Reader {
         Ok(Entries { segment: open_segment(path, *first)?, segments, next: *first, from: index })
     }
 
+    /// The entries from `index` on, which an earlier reading found to begin at `offset` of its segment
+    /// ([`Entries::offset`]): what stands before it is not read again.
+    ///
+    /// # Errors
+    /// When the segments cannot be listed or read, or the ledger has none.
+    pub fn entries_at(&self, index: u64, offset: u64) -> Result<Entries, ReadError> {
+        let mut entries = self.entries(index)?;
+        if entries.next < index {
+            entries.next = index;
+            entries.segment.seek(offset).map_err(ReadError::io(&entries.segment.path))?;
+        }
+        Ok(entries)
+    }
+
+    /// The entry `index`, which an earlier reading found at `offset` of its segment: one read, whatever the log's size.
+    /// `None` if another entry stands there, or none: whoever remembers places may have remembered a log that was since
+    /// cut back.
+    ///
+    /// # Errors
+    /// When the segments cannot be listed or read.
+    pub fn entry_at(&self, index: u64, offset: u64) -> Result<Option<Entry>, ReadError> {
+        let segments = self.dir.join("segments");
+        let list = segment::list(&segments).map_err(ReadError::io(&segments))?;
+        let Some((_, path)) = list.iter().rev().find(|(first, _)| *first <= index) else { return Ok(None) };
+        let found = segment::read_at(path, offset).map_err(ReadError::io(path))?;
+        Ok(found.filter(|entry| entry.index == index))
+    }
+
     /// The index of each segment's first entry, in order: for whoever reads from the end.
     ///
     /// # Errors
@@ -128,6 +156,12 @@ impl Iterator for Entries {
 }
 
 impl Entries {
+    /// Where in its segment the next entry begins.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.segment.offset
+    }
+
     fn fault(&self, kind: FaultKind, detail: &str) -> Fault {
         let (file, offset) = (self.segment.path.to_path_buf(), self.segment.offset);
         Fault { kind, index: self.next, file, offset, detail: detail.to_owned() }

@@ -198,6 +198,14 @@ impl SegmentReader {
         Ok(Self { file, path: path.into(), header, buffer: head, used: size, offset: size as u64 })
     }
 
+    /// Goes on at `offset`, where an entry begins.
+    pub(crate) fn seek(&mut self, offset: u64) -> io::Result<()> {
+        self.buffer.clear();
+        self.used = 0;
+        self.offset = self.file.seek(SeekFrom::Start(offset))?;
+        Ok(())
+    }
+
     pub(crate) fn step(&mut self) -> io::Result<Step> {
         loop {
             match parse_entry(&self.buffer[self.used..]) {
@@ -235,6 +243,29 @@ impl SegmentReader {
         self.used = 0;
         let more = (&mut self.file).take(256 * 1024).read_to_end(&mut self.buffer)?;
         Ok(more > 0)
+    }
+}
+
+/// The entry that begins at `offset` of a segment, if a whole one does.
+pub(crate) fn read_at(path: &Path, offset: u64) -> io::Result<Option<Entry>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = vec![0; 4096];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut bytes[filled..])? {
+            0 => return Ok(None),
+            read => filled += read,
+        }
+        match parse_entry(&bytes[..filled]) {
+            Parsed::Entry { index, link, record } => {
+                let (record, file) = (record.to_vec(), path.into());
+                return Ok(Some(Entry { index, record, file, offset, link }));
+            }
+            Parsed::Bad(_) => return Ok(None),
+            Parsed::Partial if filled == bytes.len() => bytes.resize(entry_size(MAX_RECORD), 0),
+            Parsed::Partial => {}
+        }
     }
 }
 

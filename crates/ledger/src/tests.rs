@@ -112,6 +112,23 @@ fn a_reader_follows_a_ledger_in_use() {
 }
 
 #[test]
+fn an_entry_is_found_again_by_its_place() {
+    let dir = written(40);
+    let reader = Reader::new(dir.path());
+    let mut entries = reader.entries(0).unwrap();
+    loop {
+        let offset = entries.offset();
+        let Some(entry) = entries.next().transpose().unwrap() else { break };
+        assert_eq!(reader.entry_at(entry.index, entry.offset).unwrap().as_ref(), Some(&entry));
+        assert_eq!(reader.entry_at(entry.index + 1, entry.offset).unwrap(), None);
+        assert_eq!(reader.entry_at(entry.index, entry.offset + 1).unwrap(), None);
+        // From where the one before ended: the first of a segment stands behind another's end.
+        let rest: Vec<_> = reader.entries_at(entry.index, offset).unwrap().map(Result::unwrap).collect();
+        assert_eq!((rest.len() as u64, rest.first()), (40 - entry.index, Some(&entry)));
+    }
+}
+
+#[test]
 fn proofs_from_stored_records() {
     let dir = written(30);
     let reader = Reader::new(dir.path());

@@ -1,9 +1,10 @@
-//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, who am I.
+//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, the record, who am I.
 //!
 //! Callers prove who they are with an OIDC token of their own. A grant is for a task, and no task approves, revokes or looks
 //! at others.
 
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod grants;
 pub(crate) mod identities;
 
@@ -31,6 +32,7 @@ pub(crate) struct Api {
     grants: Grants,
     identities: Identities,
     administrators: Approvers,
+    evidence: audit::Evidence,
     clock: Arc<dyn Clock>,
 }
 
@@ -40,9 +42,10 @@ pub(crate) fn router(
     grants: Grants,
     identities: Identities,
     administrators: Approvers,
+    evidence: audit::Evidence,
     clock: Arc<dyn Clock>,
 ) -> Router {
-    let api = Api { tickets, grants, identities, administrators, clock };
+    let api = Api { tickets, grants, identities, administrators, evidence, clock };
     let v1 = Router::new()
         .route("/whoami", get(whoami))
         .route("/approvals", get(approvals::list))
@@ -54,6 +57,9 @@ pub(crate) fn router(
         .route("/identities", get(identities::list))
         .route("/identities/disable", post(identities::disable))
         .route("/identities/enable", post(identities::enable))
+        .route("/audit/search", get(audit::search))
+        .route("/audit/tail", get(audit::tail))
+        .route("/audit/records/{index}", get(audit::record))
         .with_state(api);
     Router::new()
         .nest("/portcullis/api/v1", v1)

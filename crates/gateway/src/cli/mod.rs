@@ -54,7 +54,7 @@ enum Command {
     /// Disable identities, for good or until they are enabled again
     #[command(subcommand)]
     Identities(identities::IdentitiesCommand),
-    /// Read and verify the audit log on this machine
+    /// Search, read and verify the record of what was done
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Mask what comes on standard input, as the gateway masks an answer
@@ -68,7 +68,6 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Check(args) => check::check(args),
-            Command::Audit(command) => audit::audit(command),
             Command::Mask(args) => mask::mask(&args),
             Command::Completions(args) => completions::completions(&args),
             command => tokio::runtime::Builder::new_multi_thread()
@@ -98,7 +97,7 @@ async fn asynchronous(command: Command) -> Result<u8, CliError> {
         Command::Grants(command) => grants::grants(command).await.map(|()| 0),
         Command::Identities(command) => identities::identities(command).await.map(|()| 0),
         Command::Check(args) => check::check(args),
-        Command::Audit(command) => audit::audit(command),
+        Command::Audit(command) => audit::audit(command).await,
         Command::Mask(args) => mask::mask(&args),
         Command::Completions(args) => completions::completions(&args),
     }

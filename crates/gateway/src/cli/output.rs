@@ -96,6 +96,11 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
+/// Text without anything that could move a terminal's cursor: what is on record was written by strangers.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// A word as a shell reads it back, so that what is printed can be copied whatever is in it.
 pub(crate) fn shell_word(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);

@@ -57,6 +57,11 @@ pub struct Config {
     #[serde(default)]
     #[schemars(with = "AdministratorsShape")]
     pub administrators: portcullis_core::Approvers,
+    /// Who may search and read the record of what everybody did. Unless it is said, administrators may; whoever judges them
+    /// should be somebody else (NIST AC-5, AU-9 (4)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<AdministratorsShape>")]
+    pub auditors: Option<portcullis_core::Approvers>,
     /// What is recorded, and how.
     #[serde(default)]
     pub audit: Audit,
@@ -218,6 +223,8 @@ pub struct Audit {
     pub body_bytes: usize,
     /// Whether what people type into terminals is recorded. It may hold what they type at hidden prompts.
     pub record_input: bool,
+    /// Whether an index for `portcullis audit search` is kept beside the log. Without it, searching builds one first.
+    pub index: bool,
 }
 
 /// What strangers, and one identity, may ask of the gateway.
@@ -437,7 +444,12 @@ impl Default for Hold {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { origin: "portcullis.local/gateway".into(), body_bytes: 64 * 1024, record_input: false }
+        Self {
+            origin: "portcullis.local/gateway".into(),
+            body_bytes: 64 * 1024,
+            record_input: false,
+            index: true,
+        }
     }
 }
 

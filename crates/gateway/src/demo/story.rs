@@ -16,7 +16,7 @@ use kube::{
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use portcullis_audit::{AuditVerifier, Filter, Record, Stored};
+use portcullis_audit::{AuditVerifier, Record, Stored};
 use portcullis_core::{Clock, SystemClock};
 use portcullis_ledger::ReadError;
 use serde_json::{Value, json};
@@ -319,15 +319,13 @@ impl<'w> Story<'w> {
 
     /// How many requests were forwarded on the strength of this ticket, by our own log.
     fn forwarded(&self, ticket: &str) -> Result<usize, AnyError> {
-        let filter = Filter { intents: true, ..Filter::default() };
-        let (found, _) = self.world.gateway().reader().tail(usize::MAX, &filter)?;
-        let by_ticket = |stored: &&Stored| match &stored.entry.record {
+        let by_ticket = |stored: &Stored| match &stored.entry.record {
             Record::Intent(intent) => {
                 intent.approval.as_ref().is_some_and(|approval| approval.ticket == ticket)
             }
             _ => false,
         };
-        Ok(found.iter().filter(by_ticket).count())
+        Ok(self.world.gateway().reader().tail(usize::MAX, by_ticket)?.0.len())
     }
 
     async fn grant(&self) -> Result<(Client, String), AnyError> {

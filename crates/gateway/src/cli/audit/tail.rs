@@ -1,19 +1,19 @@
 //! `portcullis audit tail`.
 
-use std::{io::Write, time::Duration};
+use std::io::Write;
 
 use anstream::println;
 use clap::Args;
-use portcullis_audit::{AuditReader, Filter, Stored};
-use portcullis_core::{AuditId, Clock, SystemClock, Timestamp};
+use portcullis_audit::Stored;
 
-use super::{LogArgs, unreadable};
-use crate::cli::{CliError, Failure};
+use super::{parse, query_help, source::SourceArgs};
+use crate::cli::CliError;
 
 #[derive(Debug, Args)]
+#[command(after_help = query_help())]
 pub(crate) struct TailArgs {
-    #[command(flatten)]
-    log: LogArgs,
+    /// What to look for, as in `search`; everything, if nothing is said
+    query: Vec<String>,
     /// How many records to begin with
     #[arg(long, short = 'n', default_value_t = 20)]
     lines: usize,
@@ -23,55 +23,14 @@ pub(crate) struct TailArgs {
     /// Whole records as JSON, one a line
     #[arg(long)]
     json: bool,
-    /// Intents too; otherwise a request is one line, its outcome
+    /// Intents too: requests as they begin. Otherwise a request is one line, its outcome
     #[arg(long)]
     intents: bool,
-    /// Of this user
-    #[arg(long)]
-    user: Option<String>,
-    /// With this verb
-    #[arg(long)]
-    verb: Option<String>,
-    /// For this resource, such as secrets or pods/exec
-    #[arg(long)]
-    resource: Option<String>,
-    /// In this namespace
-    #[arg(long, short = 'N')]
-    namespace: Option<String>,
-    /// Of this session or grant
-    #[arg(long)]
-    session: Option<String>,
-    /// Of this request
-    #[arg(long, value_name = "ID")]
-    id: Option<AuditId>,
-    /// With this status, or its first digit: 403, 4
-    #[arg(long)]
-    status: Option<u16>,
-    /// Not older than this, such as 10m or 24h
-    #[arg(long, value_name = "DURATION")]
-    since: Option<jiff::SignedDuration>,
-    /// With this text in the command
-    #[arg(long)]
-    text: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
-pub(super) fn tail(args: TailArgs) -> Result<u8, CliError> {
-    let reader = AuditReader::new(args.log.dir()?);
-    let now = SystemClock.now();
-    let since = args.since.map(|ago| now.checked_sub(ago)).transpose();
-    let filter = Filter {
-        since: since.map_err(|error| Failure::usage(error.to_string()))?,
-        user: args.user,
-        verb: args.verb,
-        resource: args.resource,
-        namespace: args.namespace,
-        session: args.session,
-        id: args.id,
-        status: args.status,
-        text: args.text,
-        until: None::<Timestamp>,
-        intents: args.intents,
-    };
+pub(super) async fn tail(args: TailArgs) -> Result<u8, CliError> {
     let print = |stored: &Stored| -> Result<(), CliError> {
         match args.json {
             false => println!("{}", stored.entry.line()),
@@ -83,25 +42,7 @@ pub(super) fn tail(args: TailArgs) -> Result<u8, CliError> {
         }
         Ok(())
     };
-    let (found, next) = reader.tail(args.lines, &filter).map_err(unreadable)?;
-    for stored in &found {
-        print(stored)?;
-    }
-    if !args.follow {
-        return Ok(0);
-    }
-    let mut records = reader.records(next).map_err(unreadable)?;
-    let (_never, pause) = std::sync::mpsc::channel::<()>();
-    loop {
-        match records.next() {
-            Some(stored) => {
-                let stored = stored.map_err(unreadable)?;
-                if filter.matches(&stored.entry) {
-                    print(&stored)?;
-                }
-            }
-            // The log has no way to call us: it is a file, perhaps on another machine's disk.
-            None => drop(pause.recv_timeout(Duration::from_millis(200))),
-        }
-    }
+    let source = args.source.open().await?;
+    source.tail(parse(&args.query)?, args.intents, args.lines, args.follow, print).await?;
+    Ok(0)
 }

@@ -1,0 +1,166 @@
+//! Records on their way from the log to whoever looks into them: in batches, each with what it names.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+
+use portcullis_audit::{AuditReader, BodyCopy, Intent, Outcome, Record, Stored};
+use portcullis_core::Timestamp;
+use sqlx::SqlitePool;
+
+use crate::document::Document;
+use crate::error::IndexError;
+
+/// How many intents are remembered until their outcomes come. What is older is read again.
+const MOST_INTENTS: usize = 16 * 1024;
+/// How much of a recording is looked into, in bytes.
+const MOST_RECORDING: u64 = 4 * 1024 * 1024;
+/// The longest line of a recording that is looked into.
+const MOST_LINE: u64 = 1024 * 1024;
+
+/// Reads a log from some place on.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    reader: AuditReader,
+    /// The index of the next record, and where it begins.
+    pub(crate) next: u64,
+    pub(crate) offset: u64,
+    /// The newest time so far. A record counts as no older than what stands before it, whatever its clock said.
+    pub(crate) time: Timestamp,
+    intents: HashMap<u64, Intent>,
+    /// Whether intents are documents of their own.
+    with_intents: bool,
+}
+
+/// A record, and what is to be found of it.
+pub(crate) struct Found {
+    pub(crate) stored: Stored,
+    pub(crate) time: Timestamp,
+    pub(crate) document: Option<Document>,
+}
+
+impl Reading {
+    pub(crate) fn new(reader: AuditReader, next: u64, offset: u64, time: Timestamp) -> Self {
+        Self { reader, next, offset, time, intents: HashMap::new(), with_intents: false }
+    }
+
+    /// Shows intents, too: for whoever wants to see requests as they begin.
+    pub(crate) fn with_intents(mut self, with_intents: bool) -> Self {
+        self.with_intents = with_intents;
+        self
+    }
+
+    /// The next `most` records at most, of those below `end`; none, when there are none now. `index` knows where older
+    /// records stand.
+    pub(crate) async fn batch(
+        &mut self,
+        most: usize,
+        end: u64,
+        index: Option<&SqlitePool>,
+    ) -> Result<Vec<Found>, IndexError> {
+        let (reader, next, offset) = (self.reader.clone(), self.next, self.offset);
+        let (batch, offset) = blocking(move || {
+            let mut records = reader.records_at(next, offset)?;
+            let count = usize::try_from(end.saturating_sub(next)).unwrap_or(usize::MAX).min(most);
+            let batch = records.by_ref().take(count).collect::<Result<Vec<_>, _>>()?;
+            // The iterator has perhaps read further, and what stands there may yet be taken back: it is not kept.
+            Ok((batch, records.offset()))
+        })
+        .await?;
+        self.offset = offset;
+        self.next += batch.len() as u64;
+
+        let mut wanted = Vec::new();
+        for stored in &batch {
+            match &stored.entry.record {
+                Record::Intent(intent) if self.intents.len() < MOST_INTENTS => {
+                    self.intents.insert(stored.index, intent.as_ref().clone());
+                }
+                Record::Outcome(outcome) => {
+                    wanted.extend(outcome.intent.filter(|intent| !self.intents.contains_key(intent)));
+                }
+                _ => {}
+            }
+        }
+        let mut places = Vec::new();
+        for (intent, index) in wanted.into_iter().flat_map(|intent| Some((intent, index?))) {
+            let place = sqlx::query_scalar::<_, i64>("SELECT place FROM record WHERE i = ?")
+                .bind(i64::try_from(intent).unwrap_or(i64::MAX))
+                .fetch_optional(index)
+                .await?;
+            places.extend(place.map(|place| (intent, place.unsigned_abs())));
+        }
+
+        let (reader, with_intents) = (self.reader.clone(), self.with_intents);
+        let (mut intents, mut time) = (std::mem::take(&mut self.intents), self.time);
+        let (found, intents, time) = blocking(move || {
+            for (index, place) in places {
+                if let Some(Record::Intent(intent)) =
+                    reader.read(index, place)?.map(|stored| stored.entry.record)
+                {
+                    intents.insert(index, *intent);
+                }
+            }
+            let mut found = Vec::with_capacity(batch.len());
+            for stored in batch {
+                time = time.max(stored.entry.time);
+                let wanted = with_intents || !matches!(stored.entry.record, Record::Intent(_));
+                let document = wanted.then(|| Document { time, ..document(&reader, &stored, &mut intents) });
+                found.push(Found { stored, time, document });
+            }
+            if intents.len() >= MOST_INTENTS {
+                intents.clear();
+            }
+            Ok((found, intents, time))
+        })
+        .await?;
+        (self.intents, self.time) = (intents, time);
+        Ok(found)
+    }
+}
+
+/// What is to be found of a record, with the bodies and the recording it names, as far as they are still there.
+fn document(reader: &AuditReader, stored: &Stored, intents: &mut HashMap<u64, Intent>) -> Document {
+    let Record::Outcome(outcome) = &stored.entry.record else { return Document::of(stored, None) };
+    let intent = outcome.intent.and_then(|index| intents.remove(&index));
+    let mut document = Document::of(stored, intent.as_ref());
+    let kept = intent.and_then(|intent| intent.body).and_then(|BodyCopy { stored, .. }| stored);
+    let answer = outcome.response.as_ref().and_then(|response| response.stored);
+    for digest in kept.into_iter().chain(answer) {
+        // What retention has dropped, or somebody changed, cannot be looked into; the verifier tells which.
+        if let Ok(Some(body)) = reader.bodies().read(digest) {
+            document.body(&body);
+        }
+    }
+    document.output(&output(reader, outcome));
+    document
+}
+
+/// What a recorded session showed.
+fn output(reader: &AuditReader, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let Some(recording) = outcome.stream.as_ref().and_then(|stream| stream.recording.as_ref()) else {
+        return text;
+    };
+    let Ok(file) = std::fs::File::open(reader.recording(&recording.file)) else { return text };
+    let mut lines = BufReader::new(file.take(MOST_RECORDING));
+    let mut line = Vec::new();
+    while matches!((&mut lines).take(MOST_LINE).read_until(b'\n', &mut line), Ok(read) if read > 0) {
+        if let Ok((_, kind, data)) = serde_json::from_slice::<(f64, &str, String)>(&line)
+            && kind == "o"
+        {
+            text.push_str(&data);
+        }
+        line.clear();
+    }
+    text
+}
+
+/// Runs what waits for the disk away from the asynchronous threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(IndexError::Io(std::io::Error::other(error))),
+    }
+}
