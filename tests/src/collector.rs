@@ -8,8 +8,10 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full, combinators::WithTrailers};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -17,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const LOGS: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 const METRICS: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 
 /// Takes what is exported to it, and keeps every byte.
@@ -58,6 +61,13 @@ impl Collector {
         let requests = self.messages::<ExportMetricsServiceRequest>(METRICS).into_iter();
         let resources = requests.flat_map(|request| request.resource_metrics);
         resources.flat_map(|resource| resource.scope_metrics).flat_map(|scope| scope.metrics).collect()
+    }
+
+    /// The log records that came.
+    pub fn logs(&self) -> Vec<LogRecord> {
+        let requests = self.messages::<ExportLogsServiceRequest>(LOGS).into_iter();
+        let resources = requests.flat_map(|request| request.resource_logs);
+        resources.flat_map(|resource| resource.scope_logs).flat_map(|scope| scope.log_records).collect()
     }
 
     /// Every byte that came, to search for what must not be there.

@@ -41,6 +41,7 @@ mod process;
 mod raw;
 mod raw_http2;
 mod twins;
+mod webhook;
 
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
 pub use ca::{Issued, TestCa};
@@ -58,3 +59,4 @@ pub use process::{Finished, Running, free_port, wait_until};
 pub use raw::{RawAnswer, RawConnection, refusal_code};
 pub use raw_http2::{Http2Answer, RawHttp2};
 pub use twins::{Both, Twin, Twins, without_chance};
+pub use webhook::Webhook;

@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) writes: Durability,
     pub(crate) body_limit: usize,
     pub(crate) keep_response: Option<crate::options::KeepResponse>,
+    pub(crate) levels: Option<crate::options::Levels>,
     pub(crate) record_input: bool,
     pub(crate) recording_limit: u64,
 }
@@ -101,6 +102,7 @@ impl Audit {
             writes,
             body_limit: options.body_limit,
             keep_response: options.keep_response,
+            levels: options.levels,
             record_input: options.record_input,
             recording_limit: options.recording_limit,
         };
@@ -287,6 +289,7 @@ impl Inner {
                 masked: Default::default(),
                 request_bytes: 0,
                 response: None,
+                level: None,
                 stream: None,
                 notes: Default::default(),
                 shortened: false,

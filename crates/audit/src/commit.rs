@@ -18,6 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::exchange::Context;
+use crate::policy::Level;
 use crate::record::{BodyCopy, GrantSummary, Intent, Record};
 
 /// Writes each request's intent before it goes on; stands right before the mask and the upstream, within an
@@ -106,7 +107,11 @@ async fn commit(parts: &mut Parts) -> Result<Arc<Context>, Refusal> {
     let options = &context.audit.inner.options;
     let durability = if held || context.info.is_mutating() { options.writes } else { options.reads };
 
-    let (body, copy) = body_copy(&context, parts);
+    let identity = parts.extensions.get::<Identity>().cloned().or_else(|| context.trail.snapshot().identity);
+    let (body, copy) = match context.level(identity.as_ref()) {
+        Some(Level::None | Level::Metadata) => (unkept(parts), None),
+        _ => body_copy(&context, parts),
+    };
     let stored = copy.as_deref().map(Hash::of);
     let intent = intent(&context, parts, body, stored);
     // The copy and the record that names it reach the disk side by side; the request waits for both.
@@ -150,6 +155,23 @@ fn intent(context: &Context, parts: &Parts, body: Option<BodyCopy>, stored: Opti
         body: body.map(|body| BodyCopy { stored, ..body }),
         shortened: false,
     }
+}
+
+/// What is told of a body that is not kept, by policy.
+fn unkept(parts: &Parts) -> Option<BodyCopy> {
+    let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let bytes = match parts.extensions.get::<BufferedBody>() {
+        Some(BufferedBody(whole)) => whole.len() as u64,
+        None => header(CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap_or(0),
+    };
+    (bytes > 0).then(|| BodyCopy {
+        bytes,
+        content_type: header(CONTENT_TYPE).map(str::to_owned),
+        stored: None,
+        truncated: false,
+        keyed_digest: None,
+        withheld: Some("policy".into()),
+    })
 }
 
 /// What is kept of the request's body, and the bytes to store.

@@ -18,6 +18,7 @@ use tracing::Span;
 
 use crate::audit::{Audit, record_error};
 use crate::metrics;
+use crate::policy::Level;
 use crate::record::{End, Outcome, Record, RefusalSummary, Request, ResponseBody, StreamSummary, bounded};
 
 /// What is known of a request from its head on; shared by the layers through the request's extensions.
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) error_format: ErrorFormat,
     pub(crate) request_bytes: AtomicU64,
     pub(crate) session: OnceLock<Option<String>>,
+    level: OnceLock<Option<Level>>,
     command: OnceLock<String>,
     request: OnceLock<Request>,
 }
@@ -66,6 +68,7 @@ impl Context {
             error_format,
             request_bytes: AtomicU64::new(0),
             session: OnceLock::new(),
+            level: OnceLock::new(),
             command: OnceLock::new(),
             request: OnceLock::new(),
         }
@@ -91,6 +94,12 @@ impl Context {
             let head = (&self.method, &self.uri, self.user_agent.as_deref());
             Request::redacted(self.audit.redactor(), &self.info, head, self.connection.as_ref())
         })
+    }
+
+    /// How much of it is kept, if anybody says; judged once, as soon as it matters.
+    pub(crate) fn level(&self, identity: Option<&Identity>) -> Option<Level> {
+        let levels = self.audit.inner.options.levels.as_ref();
+        *self.level.get_or_init(|| levels.map(|level| level(&self.info, identity)))
     }
 
     pub(crate) fn session(&self, identity: Option<&Identity>, grant: Option<&Grant>) -> Option<String> {
@@ -156,8 +165,15 @@ impl Exchange {
 
     /// The response's head has come.
     pub(crate) fn head(&mut self, status: StatusCode, content_type: Option<String>) {
-        let keep = self.context.audit.inner.options.keep_response.as_ref();
-        let copy = keep.is_some_and(|keep| keep(&self.context.info, status)).then(Vec::new);
+        let identity = self.context.trail.snapshot().identity;
+        let keep = match self.context.level(identity.as_ref()) {
+            Some(level) => level >= Level::RequestResponse,
+            None => {
+                let keep = self.context.audit.inner.options.keep_response.as_ref();
+                keep.is_some_and(|keep| keep(&self.context.info, status))
+            }
+        };
+        let copy = keep.then(Vec::new);
         self.status = Some(status);
         self.response = Some(ResponseState { content_type, bytes: 0, digest: Sha256::new(), copy });
     }
@@ -269,6 +285,7 @@ impl Exchange {
             masked: trail.masked,
             request_bytes: context.request_bytes.load(Ordering::Relaxed),
             response,
+            level: context.level(None),
             stream: self.stream.take(),
             notes: trail.notes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             shortened: false,

@@ -65,9 +65,11 @@ mod body;
 mod cast;
 mod commit;
 mod exchange;
+mod intents;
 mod layer;
 mod metrics;
 mod options;
+mod policy;
 mod reader;
 mod record;
 mod session;
@@ -76,8 +78,10 @@ mod verify;
 
 pub use audit::{Audit, Opened};
 pub use commit::{CommitLayer, CommitService};
+pub use intents::Intents;
 pub use layer::{AuditLayer, AuditService};
 pub use options::AuditOptions;
+pub use policy::{AuditPolicy, Level, PolicyError, Stage};
 pub use portcullis_ledger as ledger;
 pub use reader::{AuditReader, Records, Stored};
 pub use record::{

@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use portcullis_core::{Redactor, RequestInfo, SharedClock, SystemClock};
+use portcullis_core::{Identity, Redactor, RequestInfo, SharedClock, SystemClock};
 use portcullis_ledger::{Durability, Options as LedgerOptions};
 use tokio::time::Instant;
 
+use crate::policy::Level;
+
 /// Decides whether a copy of a response's body is kept.
 pub(crate) type KeepResponse = Arc<dyn Fn(&RequestInfo, StatusCode) -> bool + Send + Sync>;
+
+/// Says how much is kept of a request.
+pub(crate) type Levels = Arc<dyn Fn(&RequestInfo, Option<&Identity>) -> Level + Send + Sync>;
 
 /// How evidence is to be kept. The defaults are those of the gateway, except that without a redactor no copy of anything
 /// a client wrote freely is kept, and that copies of responses have to be asked for.
@@ -24,6 +29,7 @@ pub struct AuditOptions {
     pub(crate) writes: Durability,
     pub(crate) body_limit: usize,
     pub(crate) keep_response: Option<KeepResponse>,
+    pub(crate) levels: Option<Levels>,
     pub(crate) record_input: bool,
     pub(crate) recording_limit: u64,
 }
@@ -42,6 +48,7 @@ impl AuditOptions {
             writes: Durability::Fsync,
             body_limit: 64 * 1024,
             keep_response: None,
+            levels: None,
             record_input: false,
             recording_limit: 1024 * 1024 * 1024,
         }
@@ -107,6 +114,19 @@ impl AuditOptions {
         keep: impl Fn(&RequestInfo, StatusCode) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.keep_response = Some(Arc::new(keep));
+        self
+    }
+
+    /// Says of each request how much of it is kept: an [`AuditPolicy`](crate::AuditPolicy)'s
+    /// [`level`](crate::AuditPolicy::level), for instance. Without it, request bodies are kept, and of responses what
+    /// [`keep_responses`](Self::keep_responses) picks; with it, that has no say any more. What is kept of a request has been
+    /// redacted in any case, and its record is made at any level.
+    #[must_use]
+    pub fn levels(
+        mut self,
+        level: impl Fn(&RequestInfo, Option<&Identity>) -> Level + Send + Sync + 'static,
+    ) -> Self {
+        self.levels = Some(Arc::new(level));
         self
     }
 

@@ -14,6 +14,8 @@ use portcullis_ledger::{Hash, Recovery, RecoveryCause};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::policy::Level;
+
 /// The version of the record schema, in each record's `v`.
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -154,6 +156,9 @@ pub struct Outcome {
     /// The response body, as the client got it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<ResponseBody>,
+    /// How much of it was kept, where a policy says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
     /// The upgraded stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamSummary>,

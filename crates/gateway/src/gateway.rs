@@ -1,6 +1,7 @@
 //! A running gateway: everything a configuration says, put together and started.
 
 use std::{
+    io::Write,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use portcullis_audit::{Audit, AuditOptions, AuditReader};
+use portcullis_audit::{Audit, AuditOptions, AuditPolicy, AuditReader};
 use portcullis_core::{BoxFuture, Clock, Event, EventKind, EventSink, SystemClock};
 use portcullis_hold::{LogNotifier, Tickets};
 use portcullis_jit::{Grants, SigningKey, metadata, token_service};
@@ -25,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{self, audit::Evidence},
     config::{Cluster, Config},
+    exports::{self, CheckpointSender},
     identities::{self, Identities},
     ops::{self, Check, Operations},
     server::Listener,
@@ -93,7 +95,7 @@ impl Gateway {
             MaskKey::load_or_create(state.key("mask.key")).map_err(|e| StartError::new("mask key", e))?;
         let rules = Rules::new(&config.mask, mask_key).map_err(|e| StartError::new("mask", e))?;
         let redactor = Arc::new(RequestRedactor::new(rules.clone()));
-        let audit = open_audit(&config, &state, redactor.clone()).await?;
+        let (audit, audit_policy) = open_audit(&config, &state, redactor.clone()).await?;
 
         let store =
             SqliteStore::open(state.path.join("state.db")).await.map_err(|e| StartError::new("state", e))?;
@@ -145,6 +147,10 @@ impl Gateway {
         let upstreams = upstreams(&config.clusters, &clock, &streams).await?;
 
         record_start(&config, &*events).await?;
+        let exports =
+            exports::start(&config.audit.exports, audit_policy, &audit, &state.path.join("exports"))
+                .await
+                .map_err(|e| StartError::new("export", e))?;
 
         let metadata = metadata(&grants, &format!("{url}{OAUTH_PREFIX}"));
         let oauth = axum::Router::new()
@@ -190,6 +196,7 @@ impl Gateway {
             tokio::spawn(async move { log_issuers(&authenticator).await }),
             tokio::spawn(serve_operations(operations_socket, operations.clone())),
         ];
+        background.extend(exports);
         background.extend(indexed);
         let listener = Listener {
             socket,
@@ -303,8 +310,10 @@ async fn open_audit(
     config: &Config,
     state: &StateDir,
     redactor: Arc<RequestRedactor>,
-) -> Result<Audit, StartError> {
-    let options = AuditOptions::new(&config.audit.origin)
+) -> Result<(Audit, Option<Arc<AuditPolicy>>), StartError> {
+    let policy = config.audit.policy().map_err(|e| StartError::new("audit policy", e))?.map(Arc::new);
+    let checkpoints = Checkpoints::open(config).map_err(|e| StartError::new("checkpoints", e))?;
+    let mut options = AuditOptions::new(&config.audit.origin)
         .redactor(redactor)
         .body_limit(config.audit.body_bytes)
         .record_input(config.audit.record_input)
@@ -314,8 +323,11 @@ async fn open_audit(
             info.is_resource_request
                 && (info.is_mutating() || status.is_client_error() || status.is_server_error())
         })
-        // Root on this host could sign another history; a checkpoint that has left it cannot be taken back.
-        .ledger(|ledger| ledger.on_checkpoint(|note| tracing::info!(target: "portcullis::checkpoint", note)));
+        .ledger(|ledger| ledger.on_checkpoint(move |note| checkpoints.leave(note)));
+    if let Some(policy) = &policy {
+        let policy = policy.clone();
+        options = options.levels(move |info, identity| policy.level(info, identity));
+    }
     let dir = state.ledger();
     let opened = tokio::task::spawn_blocking(move || Audit::open(dir, options)).await;
     let (audit, opened) =
@@ -323,7 +335,38 @@ async fn open_audit(
     if !opened.unknown.is_empty() {
         tracing::warn!(requests = opened.unknown.len(), "requests were under way when the gateway stopped");
     }
-    Ok(audit)
+    Ok((audit, policy))
+}
+
+/// Where signed checkpoints go: root on this host could sign another history, but a checkpoint that has left it cannot be
+/// taken back.
+struct Checkpoints {
+    file: Option<std::fs::File>,
+    collector: Option<CheckpointSender>,
+}
+
+impl Checkpoints {
+    fn open(config: &Config) -> Result<Self, String> {
+        let open = |path: &PathBuf| {
+            let opened = std::fs::File::options().create(true).append(true).open(path);
+            opened.map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let file = config.audit.checkpoint_file.as_ref().map(open).transpose()?;
+        let collector = config.telemetry.otlp_endpoint.as_deref().map(CheckpointSender::start).transpose()?;
+        Ok(Self { file, collector })
+    }
+
+    fn leave(&self, note: &str) {
+        tracing::info!(target: "portcullis::checkpoint", note);
+        if let Some(mut file) = self.file.as_ref()
+            && let Err(error) = file.write_all(format!("{note}\n").as_bytes())
+        {
+            tracing::warn!(%error, "a checkpoint could not be written to its file");
+        }
+        if let Some(collector) = &self.collector {
+            collector.send(SystemClock.now(), note);
+        }
+    }
 }
 
 async fn upstreams(

@@ -19,6 +19,7 @@ mod client;
 pub mod config;
 mod cut;
 mod demo;
+mod exports;
 mod gateway;
 mod grants;
 mod identities;

@@ -95,7 +95,7 @@ fn ours() -> Targets {
     Targets::new().with_target("portcullis", LevelFilter::INFO)
 }
 
-fn resource() -> Resource {
+pub(crate) fn resource() -> Resource {
     Resource::builder()
         .with_service_name("portcullis")
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -120,6 +120,6 @@ fn meter(endpoint: &str) -> Result<SdkMeterProvider, opentelemetry_otlp::Exporte
     Ok(SdkMeterProvider::builder().with_resource(resource()).with_periodic_exporter(exporter).build())
 }
 
-fn tls() -> opentelemetry_otlp::tonic_types::transport::ClientTlsConfig {
+pub(crate) fn tls() -> opentelemetry_otlp::tonic_types::transport::ClientTlsConfig {
     opentelemetry_otlp::tonic_types::transport::ClientTlsConfig::new().with_enabled_roots()
 }

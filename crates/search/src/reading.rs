@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 
-use portcullis_audit::{AuditReader, BodyCopy, Intent, Outcome, Record, Stored};
+use portcullis_audit::{AuditReader, BodyCopy, Intents, Outcome, Record, Stored};
 use portcullis_core::Timestamp;
 use sqlx::SqlitePool;
 
 use crate::document::Document;
 use crate::error::IndexError;
+use crate::indexer::signed;
 
-/// How many intents are remembered until their outcomes come. What is older is read again.
-const MOST_INTENTS: usize = 16 * 1024;
 /// How much of a recording is looked into, in bytes.
 const MOST_RECORDING: u64 = 4 * 1024 * 1024;
 /// The longest line of a recording that is looked into.
@@ -26,7 +25,7 @@ pub(crate) struct Reading {
     pub(crate) offset: u64,
     /// The newest time so far. A record counts as no older than what stands before it, whatever its clock said.
     pub(crate) time: Timestamp,
-    intents: HashMap<u64, Intent>,
+    intents: Intents,
     /// Whether intents are documents of their own.
     with_intents: bool,
 }
@@ -40,7 +39,7 @@ pub(crate) struct Found {
 
 impl Reading {
     pub(crate) fn new(reader: AuditReader, next: u64, offset: u64, time: Timestamp) -> Self {
-        Self { reader, next, offset, time, intents: HashMap::new(), with_intents: false }
+        Self { reader, next, offset, time, intents: Intents::default(), with_intents: false }
     }
 
     /// Shows intents, too: for whoever wants to see requests as they begin.
@@ -69,46 +68,33 @@ impl Reading {
         self.offset = offset;
         self.next += batch.len() as u64;
 
-        let mut wanted = Vec::new();
+        let mut places = HashMap::new();
         for stored in &batch {
-            match &stored.entry.record {
-                Record::Intent(intent) if self.intents.len() < MOST_INTENTS => {
-                    self.intents.insert(stored.index, intent.as_ref().clone());
-                }
-                Record::Outcome(outcome) => {
-                    wanted.extend(outcome.intent.filter(|intent| !self.intents.contains_key(intent)));
-                }
-                _ => {}
+            self.intents.see(stored);
+            if let Record::Outcome(outcome) = &stored.entry.record
+                && let Some(intent) = outcome.intent.filter(|intent| !self.intents.remembers(*intent))
+                && let Some(index) = index
+            {
+                let place = sqlx::query_scalar::<_, i64>("SELECT place FROM record WHERE i = ?")
+                    .bind(signed(intent))
+                    .fetch_optional(index)
+                    .await?;
+                places.extend(place.map(|place| (intent, place.unsigned_abs())));
             }
-        }
-        let mut places = Vec::new();
-        for (intent, index) in wanted.into_iter().flat_map(|intent| Some((intent, index?))) {
-            let place = sqlx::query_scalar::<_, i64>("SELECT place FROM record WHERE i = ?")
-                .bind(i64::try_from(intent).unwrap_or(i64::MAX))
-                .fetch_optional(index)
-                .await?;
-            places.extend(place.map(|place| (intent, place.unsigned_abs())));
         }
 
         let (reader, with_intents) = (self.reader.clone(), self.with_intents);
         let (mut intents, mut time) = (std::mem::take(&mut self.intents), self.time);
         let (found, intents, time) = blocking(move || {
-            for (index, place) in places {
-                if let Some(Record::Intent(intent)) =
-                    reader.read(index, place)?.map(|stored| stored.entry.record)
-                {
-                    intents.insert(index, *intent);
-                }
-            }
             let mut found = Vec::with_capacity(batch.len());
             for stored in batch {
                 time = time.max(stored.entry.time);
                 let wanted = with_intents || !matches!(stored.entry.record, Record::Intent(_));
-                let document = wanted.then(|| Document { time, ..document(&reader, &stored, &mut intents) });
+                let document = match wanted {
+                    true => Some(Document { time, ..document(&reader, &stored, &mut intents, &places)? }),
+                    false => None,
+                };
                 found.push(Found { stored, time, document });
-            }
-            if intents.len() >= MOST_INTENTS {
-                intents.clear();
             }
             Ok((found, intents, time))
         })
@@ -119,9 +105,15 @@ impl Reading {
 }
 
 /// What is to be found of a record, with the bodies and the recording it names, as far as they are still there.
-fn document(reader: &AuditReader, stored: &Stored, intents: &mut HashMap<u64, Intent>) -> Document {
-    let Record::Outcome(outcome) = &stored.entry.record else { return Document::of(stored, None) };
-    let intent = outcome.intent.and_then(|index| intents.remove(&index));
+fn document(
+    reader: &AuditReader,
+    stored: &Stored,
+    intents: &mut Intents,
+    places: &HashMap<u64, u64>,
+) -> Result<Document, IndexError> {
+    let Record::Outcome(outcome) = &stored.entry.record else { return Ok(Document::of(stored, None)) };
+    let place = outcome.intent.and_then(|intent| places.get(&intent).copied());
+    let intent = intents.take(outcome, place, reader)?;
     let mut document = Document::of(stored, intent.as_ref());
     let kept = intent.and_then(|intent| intent.body).and_then(|BodyCopy { stored, .. }| stored);
     let answer = outcome.response.as_ref().and_then(|response| response.stored);
@@ -132,7 +124,7 @@ fn document(reader: &AuditReader, stored: &Stored, intents: &mut HashMap<u64, In
         }
     }
     document.output(&output(reader, outcome));
-    document
+    Ok(document)
 }
 
 /// What a recorded session showed.

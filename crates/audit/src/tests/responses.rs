@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 
 use super::*;
-use crate::{AuditVerifier, End};
+use crate::{AuditVerifier, End, Level};
 
 /// The two layers around a service that answers with this body, once.
 fn once(gateway: &Gateway, body: Body) -> Service {
@@ -165,6 +165,40 @@ async fn a_body_that_fails_is_recorded_as_failed_and_fails_for_the_client() {
     assert!(next(&mut body).await.unwrap().unwrap_err().contains("upstream reset"));
     let outcome = gateway.outcomes(1).remove(0);
     assert_eq!((outcome.end, outcome.error.as_deref()), (End::Failed, Some("upstream reset")));
+}
+
+#[tokio::test]
+async fn a_policy_says_how_much_is_kept_and_never_that_nothing_is_recorded() {
+    let level = |info: &portcullis_core::RequestInfo, identity: Option<&portcullis_core::Identity>| {
+        assert_eq!(identity.map(|identity| identity.user.as_str()), Some("ann"));
+        match info.path.as_str() {
+            "/none" => Level::None,
+            "/metadata" => Level::Metadata,
+            "/request" => Level::Request,
+            _ => Level::RequestResponse,
+        }
+    };
+    let gateway = Gateway::with(|options| options.keep_responses(|_, _| true).levels(level));
+    let service = gateway.answering("answer");
+    for path in ["/none", "/metadata", "/request", "/all"] {
+        text(send(&service, post(path, "{}")).await).await;
+    }
+    let kept: Vec<_> = gateway
+        .outcomes(4)
+        .iter()
+        .zip(gateway.intents())
+        .map(|(outcome, intent)| {
+            let request = intent.body.unwrap().stored.is_some();
+            (outcome.level.unwrap(), request, outcome.response.as_ref().unwrap().stored.is_some())
+        })
+        .collect();
+    let want = [
+        (Level::None, false, false),
+        (Level::Metadata, false, false),
+        (Level::Request, true, false),
+        (Level::RequestResponse, true, true),
+    ];
+    assert_eq!(kept, want);
 }
 
 #[tokio::test]

@@ -223,8 +223,68 @@ pub struct Audit {
     pub body_bytes: usize,
     /// Whether what people type into terminals is recorded. It may hold what they type at hidden prompts.
     pub record_input: bool,
+    /// A policy of `audit.k8s.io/v1`, as for an API server: how much is kept of which request. That a request was made is on
+    /// record at any level. Without one, request bodies are kept, and the answers to changes and of errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_file: Option<PathBuf>,
+    /// A file that signed checkpoints are appended to: on another disk, or a mount that only takes additions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_file: Option<PathBuf>,
+    /// Where records are handed on to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<Export>,
     /// Whether an index for `portcullis audit search` is kept beside the log. Without it, searching builds one first.
     pub index: bool,
+}
+
+/// Another system that is given the record: at least once, in order; what it does not take waits for it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields, tag = "kind")]
+pub enum Export {
+    /// Lines of `audit.k8s.io/v1` events in a file, as the API server writes its own.
+    File {
+        /// The name its cursor is kept under.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// How large it may get before it is turned over, in bytes.
+        #[serde(default = "usual_export_bytes")]
+        max_bytes: u64,
+        /// How many older files are kept.
+        #[serde(default = "usual_backups")]
+        max_backups: u32,
+    },
+    /// Lists of `audit.k8s.io/v1` events, posted as the API server's webhook backend does; Falco takes them.
+    Webhook {
+        /// The name its cursor is kept under.
+        name: String,
+        /// A kubeconfig whose `server` is the URL, as `--audit-webhook-config-file` takes it.
+        kubeconfig: PathBuf,
+    },
+    /// Every record as an OpenTelemetry log record.
+    Otlp {
+        /// The name its cursor is kept under.
+        name: String,
+        /// The collector's OTLP/gRPC endpoint.
+        endpoint: String,
+    },
+}
+
+impl Export {
+    /// The name its cursor is kept under.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::File { name, .. } | Self::Webhook { name, .. } | Self::Otlp { name, .. } => name,
+        }
+    }
+}
+
+fn usual_export_bytes() -> u64 {
+    100 * 1024 * 1024
+}
+
+fn usual_backups() -> u32 {
+    10
 }
 
 /// What strangers, and one identity, may ask of the gateway.
@@ -355,6 +415,7 @@ impl Config {
         if self.audit.origin.is_empty() || self.audit.origin.contains(char::is_whitespace) {
             found.push(Problem::at("audit.origin", "must not be empty or contain spaces"));
         }
+        found.extend(self.audit.problems());
         if self.hold.expires_after.is_zero() {
             let problem = Problem::at("hold.expiresAfter", "must not be zero: nobody could decide in time");
             found.push(problem.help("what should never wait is denied by a policy rule"));
@@ -381,12 +442,57 @@ impl Config {
         let tls = &mut self.listen.tls;
         let mut paths = vec![&mut self.state_dir, &mut tls.cert_file, &mut tls.key_file];
         paths.extend(tls.client_ca_file.as_mut());
+        paths.extend(self.audit.policy_file.as_mut());
+        paths.extend(self.audit.checkpoint_file.as_mut());
+        paths.extend(self.audit.exports.iter_mut().filter_map(|export| match export {
+            Export::File { path, .. } | Export::Webhook { kubeconfig: path, .. } => Some(path),
+            Export::Otlp { .. } => None,
+        }));
         paths.extend(
             self.clusters.iter_mut().filter_map(|cluster| cluster.kubeconfig.as_mut()).map(|k| &mut k.path),
         );
         for path in paths {
             *path = base.join(&path);
         }
+    }
+}
+
+impl Audit {
+    /// The audit policy, if there is a file of one.
+    pub(crate) fn policy(&self) -> Result<Option<portcullis_audit::AuditPolicy>, String> {
+        let Some(path) = &self.policy_file else { return Ok(None) };
+        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+        let policy: portcullis_audit::AuditPolicy =
+            serde_yaml::from_str(&text).map_err(|error| wrong(&error))?;
+        policy.validate().map_err(|error| wrong(&error))?;
+        Ok(Some(policy))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        if let Err(error) = self.policy() {
+            found.push(Problem::at("audit.policyFile", error));
+        }
+        for (n, export) in self.exports.iter().enumerate() {
+            let name = export.name();
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            let place = format!("audit.exports.{n}.name");
+            if name.is_empty() || !name.bytes().all(plain) {
+                let problem = Problem::at(&place, format!("`{name}` is no name for an export"));
+                found.push(problem.help("use lower-case letters, digits and dashes"));
+            }
+            if self.exports[..n].iter().any(|other| other.name() == name) {
+                found.push(Problem::at(&place, format!("there are two exports named `{name}`")));
+            }
+            if let Export::Otlp { endpoint, .. } = export
+                && !is_http_url(endpoint)
+            {
+                let message = format!("`{endpoint}` is no http or https URL");
+                found.push(Problem::at(&format!("audit.exports.{n}.endpoint"), message));
+            }
+        }
+        found
     }
 }
 
@@ -448,6 +554,9 @@ impl Default for Audit {
             origin: "portcullis.local/gateway".into(),
             body_bytes: 64 * 1024,
             record_input: false,
+            policy_file: None,
+            checkpoint_file: None,
+            exports: Vec::new(),
             index: true,
         }
     }

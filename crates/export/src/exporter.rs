@@ -1,0 +1,200 @@
+//! Following the log, and handing it on.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use portcullis_audit::ledger::ReadError;
+use portcullis_audit::{AuditReader, Intent, Intents, Record, Stored};
+use portcullis_core::BoxFuture;
+
+use crate::cursor::{Cursor, Position};
+
+/// How many records are handed on at once, at most.
+const BATCH: usize = 256;
+/// How often the log is looked at for new records.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long to wait after the first failure; twice as long after each that follows.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// How long to wait at most.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// A record to be handed on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Item {
+    /// The record.
+    pub stored: Stored,
+    /// The intent that an outcome names.
+    pub intent: Option<Box<Intent>>,
+    /// What is kept of the request's body: masked, and perhaps only its beginning.
+    pub request_body: Option<Vec<u8>>,
+    /// What is kept of the response's body.
+    pub response_body: Option<Vec<u8>>,
+}
+
+/// Takes records. One that has no use for some of them passes over those.
+pub trait Sink: Send + 'static {
+    /// Takes all of them, or says why not: then it is given the same again, and perhaps more with them.
+    ///
+    /// # Cancellation
+    /// Dropping the future may leave some of them taken.
+    fn send<'a>(&'a mut self, items: &'a [Item]) -> BoxFuture<'a, Result<(), SinkError>>;
+}
+
+/// Why a sink took nothing.
+#[derive(Clone, Debug)]
+pub struct SinkError(pub String);
+
+impl std::fmt::Display for SinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SinkError {}
+
+/// Why something could not be exported just now. Nothing is lost.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The log cannot be read.
+    Log(ReadError),
+    /// The cursor cannot be kept.
+    Cursor(io::Error),
+    /// The sink did not take it.
+    Sink(SinkError),
+}
+
+impl std::fmt::Display for ExportError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Log(error) => write!(f, "the log cannot be read: {error}"),
+            Self::Cursor(error) => write!(f, "the cursor cannot be kept: {error}"),
+            Self::Sink(error) => write!(f, "it was not taken: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ExportError {}
+
+/// Hands one log on to one sink.
+#[derive(Debug)]
+pub struct Exporter<S> {
+    name: &'static str,
+    reader: AuditReader,
+    cursor: Cursor,
+    intents: Intents,
+    sink: S,
+}
+
+impl<S: Sink> Exporter<S> {
+    /// Goes on where `cursor` says, from the first record on if there is no such file. `name` is the metrics' label.
+    ///
+    /// # Errors
+    /// When the cursor's file cannot be read, or is none.
+    pub fn open(
+        name: &'static str,
+        log: impl Into<PathBuf>,
+        cursor: impl Into<PathBuf>,
+        sink: S,
+    ) -> io::Result<Self> {
+        let cursor = Cursor::open(cursor.into())?;
+        Ok(Self { name, reader: AuditReader::new(log), cursor, intents: Intents::default(), sink })
+    }
+
+    /// The index of the next record to be handed on.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.cursor.position.next
+    }
+
+    /// Hands on all that the log has below `end`.
+    ///
+    /// # Errors
+    /// The first failure; what was taken before it stays taken.
+    ///
+    /// # Cancellation
+    /// Dropping the future may leave a batch taken that will be handed on again.
+    pub async fn catch_up(&mut self, end: u64) -> Result<(), ExportError> {
+        loop {
+            let (items, position) = self.batch(end).await?;
+            if items.is_empty() {
+                return Ok(());
+            }
+            self.sink.send(&items).await.map_err(ExportError::Sink)?;
+            self.cursor.advance(position).map_err(ExportError::Cursor)?;
+            counter!("portcullis_export_records_total", "exporter" => self.name)
+                .increment(items.len() as u64);
+        }
+    }
+
+    /// Hands on what comes, for as long as it is polled. `size` says how many records of the log stand fast: what is behind
+    /// them may yet be taken back.
+    pub async fn run(mut self, size: impl Fn() -> u64 + Send) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let pause = match self.catch_up(size()).await {
+                Ok(()) => {
+                    retry = FIRST_RETRY;
+                    PAUSE
+                }
+                Err(error) => {
+                    counter!("portcullis_export_failures_total", "exporter" => self.name).increment(1);
+                    tracing::warn!(exporter = self.name, %error, retry_in = ?retry, "records wait to be exported");
+                    // What was read for the failed batch is read again.
+                    self.intents = Intents::default();
+                    let pause = retry;
+                    retry = (retry * 2).min(LAST_RETRY);
+                    pause
+                }
+            };
+            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+            gauge!("portcullis_export_lag_records", "exporter" => self.name)
+                .set(size().saturating_sub(self.position()) as f64);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn batch(&mut self, end: u64) -> Result<(Vec<Item>, Position), ExportError> {
+        let (reader, position) = (self.reader.clone(), self.cursor.position);
+        let mut intents = std::mem::take(&mut self.intents);
+        let read = tokio::task::spawn_blocking(move || {
+            let read = read(&reader, position, end, &mut intents);
+            (read, intents)
+        });
+        let (read, intents) = read.await.map_err(|error| ExportError::Sink(SinkError(error.to_string())))?;
+        self.intents = intents;
+        read.map_err(ExportError::Log)
+    }
+}
+
+fn read(
+    reader: &AuditReader,
+    position: Position,
+    end: u64,
+    intents: &mut Intents,
+) -> Result<(Vec<Item>, Position), ReadError> {
+    let mut records = reader.records_at(position.next, position.offset)?;
+    let count = usize::try_from(end.saturating_sub(position.next)).unwrap_or(BATCH).min(BATCH);
+    let mut items = Vec::new();
+    for stored in records.by_ref().take(count) {
+        items.push(item(reader, stored?, intents)?);
+    }
+    let next = position.next + items.len() as u64;
+    Ok((items, Position { next, offset: records.offset() }))
+}
+
+fn item(reader: &AuditReader, stored: Stored, intents: &mut Intents) -> Result<Item, ReadError> {
+    intents.see(&stored);
+    let mut item = Item { stored, intent: None, request_body: None, response_body: None };
+    let Record::Outcome(outcome) = &item.stored.entry.record else { return Ok(item) };
+    // What retention has dropped, or somebody changed, is not handed on; the verifier tells which.
+    let body = |digest| reader.bodies().read(digest).ok().flatten();
+    item.response_body = outcome.response.as_ref().and_then(|response| response.stored).and_then(body);
+    item.intent = intents.take(outcome, None, reader)?.map(Box::new);
+    let kept = item.intent.as_ref().and_then(|intent| intent.body.as_ref()).and_then(|body| body.stored);
+    item.request_body = kept.and_then(body);
+    Ok(item)
+}
