@@ -112,9 +112,8 @@ impl AuditPolicy {
         let Self { api_version: ApiVersion::V1, kind: Kind::Policy, .. } = self;
         for (rule, found) in self.rules.iter().enumerate() {
             let wrong = |what| Err(PolicyError { rule, what });
-            if !found.non_resource_urls.is_empty()
-                && !(found.resources.is_empty() && found.namespaces.is_empty())
-            {
+            let of_resources = !found.resources.is_empty() || !found.namespaces.is_empty();
+            if of_resources && !found.non_resource_urls.is_empty() {
                 return wrong("rules cannot apply to both regular resources and non-resource URLs");
             }
             let names_without_resources =

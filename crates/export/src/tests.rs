@@ -177,8 +177,7 @@ async fn outcome(dir: &TempDir, info: RequestInfo, level: Level) -> Item {
     let mut exporter =
         Exporter::open("test", audit.dir(), dir.path().join("cursor"), Keep(items.clone())).unwrap();
     exporter.catch_up(u64::MAX).await.unwrap();
-    let item = items.lock().unwrap().last().cloned().unwrap();
-    item
+    items.lock().unwrap().last().cloned().unwrap()
 }
 
 fn pods() -> RequestInfo {
