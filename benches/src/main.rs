@@ -3,6 +3,7 @@
 //! Absolute times on a shared machine mean little, so every figure stands beside a baseline of the same run, and the candidates
 //! take turns. Progress goes to standard error; `--json` prints one object of figures last on standard output.
 
+mod ledger;
 mod load;
 mod mask;
 mod process;
@@ -23,6 +24,8 @@ struct Cli {
 enum Bench {
     /// The whole gateway as a proxy: latency, throughput, CPU and memory, beside nginx and Envoy
     Proxy(proxy::ProxyArgs),
+    /// Evidence: appending, verifying, searching, recording
+    Ledger(ledger::LedgerArgs),
     /// The JSON masker: speed, memory, copies, beside readers and rewriters that do less
     Mask(mask::MaskArgs),
     /// A list of 1 GB, in a process of its own (started by `mask`)
@@ -40,6 +43,7 @@ async fn main() -> Result<(), AnyError> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| "a second TLS provider")?;
     match Cli::parse().bench {
         Bench::Proxy(args) => proxy::run(args).await,
+        Bench::Ledger(args) => ledger::run(args).await,
         Bench::Mask(args) => mask::run(args).await,
         Bench::MaskStream(args) => mask::stream(&args),
         Bench::Stub(args) => stub::run(args).await,
