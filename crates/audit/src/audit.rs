@@ -53,6 +53,7 @@ pub(crate) struct Settings {
     pub(crate) keep_response: Option<crate::options::KeepResponse>,
     pub(crate) record_input: bool,
     pub(crate) recording_limit: u64,
+    pub(crate) recording_part: u64,
 }
 
 /// What was found when the log was opened.
@@ -103,6 +104,7 @@ impl Audit {
             keep_response: options.keep_response,
             record_input: options.record_input,
             recording_limit: options.recording_limit,
+            recording_part: options.recording_part,
         };
         let inner = Inner {
             dir,
