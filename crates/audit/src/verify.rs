@@ -146,7 +146,7 @@ impl Seen {
                     self.file(index, self.reader.recording(&part.file), part.sha256);
                 }
                 // Of a stream that a crash ended, the outcome knows nothing; the parts finished before are proven all the same.
-                for (index, parts) in promised {
+                if let Some((index, parts)) = promised {
                     self.parts(index, &parts);
                 }
             }
