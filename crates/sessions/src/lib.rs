@@ -48,6 +48,7 @@ mod step;
 mod summary;
 mod text;
 mod timeline;
+pub mod words;
 
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ pub use recording::{Integrity, Playback, Position, Recording};
 pub use screen::{Colour, Line, Screen, Span, Style};
 pub use step::{State, Step, Stream, StreamKind};
 pub use summary::{Counts, GrantView, Summary, Who};
-pub use text::{TextEnd, read_text};
+pub use text::{TextEnd, follow_text, read_text};
 pub use timeline::{Happening, Item, Scope, TIMELINE_VERSION, Timeline, TimelineDocument, session_of};
 
 /// After how long a pause a client's session without a grant is over: the default of `AuditOptions::session_idle`.

@@ -165,7 +165,9 @@ pub enum StreamKind {
 }
 
 impl Step {
-    pub(crate) fn begun(intent: &Intent) -> Self {
+    /// A request that has just been forwarded.
+    #[must_use]
+    pub fn begun(intent: &Intent) -> Self {
         let mut step = Self::of(&intent.request.info, intent.id, intent.received, &intent.command);
         step.parent = intent.parent;
         step.forwarded = true;

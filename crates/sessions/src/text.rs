@@ -28,12 +28,30 @@ pub struct TextEnd {
 /// When a file cannot be read, or `each` fails.
 pub fn read_text(
     recording: &Recording,
+    each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+) -> io::Result<TextEnd> {
+    follow_text(recording, each, || Ok(false))
+}
+
+/// As [`read_text`]; at the end of what is written `wait` says whether to go on, once it has waited for more.
+///
+/// # Errors
+/// When a file cannot be read, or `each` or `wait` fails.
+pub fn follow_text(
+    recording: &Recording,
     mut each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+    mut wait: impl FnMut() -> io::Result<bool>,
 ) -> io::Result<TextEnd> {
     let (mut playback, mut end) = (recording.play(), TextEnd::default());
     let mut screen: Option<Screen> = None;
     let mut pieces = Pieces::default();
-    while let Some(event) = playback.next_event()? {
+    loop {
+        let Some(event) = playback.next_event()? else {
+            match !playback.has_exited() && wait()? {
+                true => continue,
+                false => break,
+            }
+        };
         let mut text = String::new();
         let mut source = Source::Stdout;
         let mut left = |line: &str, goes_on: bool| {

@@ -304,6 +304,8 @@ pub struct Timeline<I> {
 }
 
 enum Waiting {
+    /// It is held, and not on record itself yet: this is where it belongs.
+    Held(AuditId),
     Open(Box<Step>),
     Done(Item),
 }
@@ -331,7 +333,8 @@ impl<I> Timeline<I> {
         let ours = |session: &Option<String>| session.as_deref() == Some(&self.scope.summary.id);
         match stored.entry.record {
             Record::Intent(intent) if ours(&intent.session) => {
-                self.waiting.push_back(Waiting::Open(Box::new(Step::begun(&intent))));
+                let (id, open) = (intent.id, Waiting::Open(Box::new(Step::begun(&intent))));
+                self.place(id, open);
             }
             Record::Outcome(outcome) if ours(&outcome.session) => {
                 if let Some(mut step) = self.late.remove(&outcome.id) {
@@ -340,11 +343,19 @@ impl<I> Timeline<I> {
                 }
                 match self.open(outcome.id) {
                     Some(waiting) => waiting.end(|step| step.finish(time, &outcome)),
-                    None => self.done(Item::Request(Box::new(Step::not_forwarded(time, &outcome)))),
+                    None => {
+                        let step = Box::new(Step::not_forwarded(time, &outcome));
+                        self.place(outcome.id, Waiting::Done(Item::Request(step)));
+                    }
                 }
             }
             Record::Event(event) => {
                 if self.scope.includes(&event) {
+                    if let (EventKind::Held, Some(request)) = (event.kind, event.audit_id)
+                        && self.open(request).is_none()
+                    {
+                        self.waiting.push_back(Waiting::Held(request));
+                    }
                     self.done(Item::Event(Box::new(Happening::of(time, &event))));
                 } else if let Some((id, progress)) = event.audit_id.zip(StreamProgress::of(&event)) {
                     if let Some(step) = self.late.get_mut(&id) {
@@ -363,6 +374,15 @@ impl<I> Timeline<I> {
         self.waiting.push_back(Waiting::Done(item));
     }
 
+    /// Puts a request where it was waited for, or else at the end.
+    fn place(&mut self, id: AuditId, request: Waiting) {
+        let held = |waiting: &&mut Waiting| matches!(waiting, Waiting::Held(held) if *held == id);
+        match self.waiting.iter_mut().rev().find(held) {
+            Some(place) => *place = request,
+            None => self.waiting.push_back(request),
+        }
+    }
+
     fn open(&mut self, id: AuditId) -> Option<&mut Waiting> {
         // Most requests are short: the newest are the likeliest.
         self.waiting.iter_mut().rev().find(|waiting| matches!(waiting, Waiting::Open(step) if step.id == id))
@@ -376,6 +396,8 @@ impl<I> Timeline<I> {
                 Some(Waiting::Open(step)) if self.waiting.len() >= WINDOW => {
                     self.late.insert(step.id, *step);
                 }
+                // Its own record will put it where that stands.
+                Some(Waiting::Held(_)) if self.waiting.len() >= WINDOW => {}
                 Some(open) => return self.waiting.push_front(open),
                 None => return,
             }
@@ -388,10 +410,11 @@ impl<I> Timeline<I> {
         late.sort_by_key(|step| step.received);
         self.ready.extend(late.into_iter().map(|step| Item::Request(Box::new(step))));
         for waiting in std::mem::take(&mut self.waiting) {
-            self.ready.push_back(match waiting {
-                Waiting::Open(step) => Item::Request(step),
-                Waiting::Done(item) => item,
-            });
+            match waiting {
+                Waiting::Open(step) => self.ready.push_back(Item::Request(step)),
+                Waiting::Done(item) => self.ready.push_back(item),
+                Waiting::Held(_) => {}
+            }
         }
     }
 }

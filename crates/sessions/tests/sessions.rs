@@ -147,3 +147,21 @@ async fn the_json_is_a_timeline_document() {
         Scope::find("nobody", Vec::new(), log.now(), portcullis_sessions::IDLE);
     assert!(none.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn a_held_request_stands_before_what_was_decided_on_it() {
+    let log = Log::new();
+    // Held before its intent is written, as the hold layer does: the id is known before the request is on record.
+    let found = log.held("/pods/web", "t-1").await;
+    let session = log.list()[0].id.clone();
+    let words: Vec<String> = log
+        .items(&session)
+        .iter()
+        .map(|item| match item {
+            Item::Request(step) => step.id.to_string(),
+            Item::Event(event) => event.word(),
+            _ => unreachable!(),
+        })
+        .collect();
+    assert_eq!(words, [found.to_string(), "held".into(), "approved".into()]);
+}

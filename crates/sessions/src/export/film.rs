@@ -21,7 +21,8 @@ const MOST_FRAMES: usize = 20_000;
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Film {
     styles: Vec<FilmStyle>,
-    /// Each line: text and the index of its style, in turns.
+    /// Each line: text, the index of its style, and its width where that is not the number of its characters (else 0), in
+    /// turns.
     lines: Vec<Vec<Piece>>,
     frames: Vec<Frame>,
     /// Milliseconds.
@@ -36,7 +37,7 @@ pub(crate) struct Film {
 #[serde(untagged)]
 enum Piece {
     Text(String),
-    Style(usize),
+    Number(usize),
 }
 
 /// What changes at a time.
@@ -130,10 +131,9 @@ impl Shooting {
             return *known;
         }
         let pieces = line.0.iter().flat_map(|span| {
-            [
-                Piece::Text(span.text.clone()),
-                Piece::Style(style(&mut self.film, &mut self.known_styles, span.style)),
-            ]
+            let style = style(&mut self.film, &mut self.known_styles, span.style);
+            let width = if span.width == span.text.chars().count() { 0 } else { span.width };
+            [Piece::Text(span.text.clone()), Piece::Number(style), Piece::Number(width)]
         });
         let pieces: Vec<Piece> = pieces.collect();
         self.size += line.0.iter().map(|span| span.text.len() + 12).sum::<usize>();

@@ -15,8 +15,8 @@ use portcullis_audit::AuditReader;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::ExportError;
 use super::film::Film;
-use super::{ExportError, words};
 use crate::cast::Source;
 use crate::clean;
 use crate::recording::{Integrity, Recording};
@@ -24,6 +24,7 @@ use crate::step::{State, Step};
 use crate::summary::Summary;
 use crate::text::read_text;
 use crate::timeline::{Happening, Item};
+use crate::words;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -182,8 +183,9 @@ fn request(
     let remarks = words::remarks(step);
     if !remarks.is_empty() {
         write!(out, "<ul class=\"remarks\">")?;
-        for remark in remarks {
-            write!(out, "<li>{}</li>", text(&remark))?;
+        for (nth, remark) in remarks.iter().enumerate() {
+            let why = nth == 0 && (step.refusal.is_some() || step.error.is_some());
+            write!(out, "<li{}>{}</li>", if why { " class=\"bad\"" } else { "" }, text(remark))?;
         }
         writeln!(out, "</ul>")?;
     }

@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 
 use portcullis_audit::AuditReader;
 
-use super::{ExportError, words};
+use super::ExportError;
 use crate::clean;
 use crate::recording::Recording;
 use crate::step::{State, Step};
 use crate::summary::Summary;
 use crate::text::read_text;
 use crate::timeline::{Happening, Item};
+use crate::words;
 
 /// How much of one recording's text is shown, in bytes.
 const TEXT_LIMIT: usize = 64 * 1024;

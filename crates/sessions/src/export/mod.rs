@@ -5,7 +5,6 @@ mod film;
 mod html;
 mod json;
 mod markdown;
-mod words;
 
 pub use asciicast::asciicast;
 pub use html::html;

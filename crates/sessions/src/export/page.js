@@ -38,7 +38,7 @@
     function line(element, index) {
       element.textContent = "";
       const pieces = film.lines[index] || [];
-      for (let i = 0; i < pieces.length; i += 2) {
+      for (let i = 0; i < pieces.length; i += 3) {
         const style = film.styles[pieces[i + 1]], span = document.createElement("span");
         span.textContent = pieces[i];
         let front = style.f, back = style.b;
@@ -46,6 +46,8 @@
         if (front) span.style.color = front;
         if (back) span.style.backgroundColor = back;
         for (const attribute of style.a) span.classList.add(attribute);
+        // Wide characters keep their two columns, whatever font they come from.
+        if (pieces[i + 2]) { span.classList.add("w"); span.style.width = pieces[i + 2] + "ch"; }
         element.append(span);
       }
     }

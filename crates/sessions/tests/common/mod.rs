@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
 use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer};
 use portcullis_core::{
-    AuditId, Body, Channel, Classifier, Direction, ErrorFormat, Event, EventSink, Grant, Identity,
+    AuditId, Body, Channel, Classifier, Direction, ErrorFormat, Event, EventKind, EventSink, Grant, Identity,
     RedactedCopy, Redactor, Refusal, RequestInfo, StreamEnd, StreamFrame, StreamInfo, StreamPlan,
     StreamStage, StreamTransport, Timestamp, Trail,
 };
@@ -137,6 +137,29 @@ impl Log {
         (id, stage)
     }
 
+    /// A request that is held and approved before it is forwarded.
+    pub async fn held(&self, uri: &str, ticket: &'static str) -> AuditId {
+        let audit = self.audit.clone();
+        let hold = tower::layer::layer_fn(move |inner| Hold { inner, audit: audit.clone(), ticket });
+        let inner =
+            service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
+        let service = ServiceBuilder::new()
+            .layer(AuditLayer::new(self.audit.clone()).classifier(Arc::new(Pods)))
+            .map_request(|request: Request<Body>| {
+                let (mut parts, body) = request.into_parts();
+                parts.extensions.insert(ann());
+                Trail::of(&parts.extensions).note().identity = Some(ann());
+                Request::from_parts(parts, body)
+            })
+            .layer(hold)
+            .layer(CommitLayer::new())
+            .service(inner);
+        let response = service.oneshot(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap();
+        let id = response.headers()["audit-id"].to_str().unwrap().parse().unwrap();
+        http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        id
+    }
+
     pub fn list(&self) -> Vec<Summary> {
         let mut list = SessionList::new();
         for stored in self.reader().records(0).unwrap() {
@@ -160,6 +183,40 @@ impl Log {
             portcullis_sessions::session_of(id, self.reader().records(0).unwrap()).unwrap().unwrap();
         let of = |item| if let Item::Request(step) = item { Some(*step) } else { None };
         self.items(&session).into_iter().filter_map(of).find(|step| step.id == id).unwrap()
+    }
+}
+
+/// Records that a request is held, and approved.
+#[derive(Clone)]
+struct Hold<S> {
+    inner: S,
+    audit: Audit,
+    ticket: &'static str,
+}
+
+impl<S> tower::Service<Request<Body>> for Hold<S>
+where
+    S: tower::Service<Request<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = portcullis_core::BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { mut inner, audit, ticket } = self.clone();
+        Box::pin(async move {
+            let id = request.extensions().get::<AuditId>().copied();
+            for kind in [EventKind::Held, EventKind::Approved] {
+                let event = Event::new(kind).ticket(ticket).request(id.filter(|_| kind == EventKind::Held));
+                audit.record(event).await.unwrap();
+            }
+            inner.call(request).await
+        })
     }
 }
 

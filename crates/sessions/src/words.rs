@@ -1,4 +1,4 @@
-//! The words that timelines have in common, wherever they are shown. Nothing here is escaped.
+//! The words that timelines have in common, wherever they are shown. **Nothing here is escaped or cleaned.**
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use crate::step::{State, Step, Stream, StreamKind};
 use crate::summary::Summary;
 
 /// `1.2 s`, `3 min 20 s`, `2 h 5 min`
-pub(crate) fn duration(duration: Duration) -> String {
+#[must_use]
+pub fn duration(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),
         1..60 => format!("{:.1} s", duration.as_secs_f64()),
@@ -18,7 +19,8 @@ pub(crate) fn duration(duration: Duration) -> String {
 }
 
 /// `17 B`, `4.2 KiB`
-pub(crate) fn bytes(bytes: u64) -> String {
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
     // Three digits are told: that a float is not exact does not matter.
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
     let number = bytes as f64;
@@ -31,17 +33,20 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// `2026-11-28 16:48:37`, in UTC
-pub(crate) fn moment(time: Timestamp) -> String {
+#[must_use]
+pub fn moment(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// `16:48:37.123`, in UTC
-pub(crate) fn clock(time: Timestamp) -> String {
+#[must_use]
+pub fn clock(time: Timestamp) -> String {
     time.strftime("%H:%M:%S%.3f").to_string()
 }
 
 /// Whether the session goes on, or how it ended.
-pub(crate) fn standing(session: &Summary) -> &'static str {
+#[must_use]
+pub fn standing(session: &Summary) -> &'static str {
     match &session.grant {
         _ if session.active => "active",
         Some(grant) if grant.revoked.is_some() => "revoked",
@@ -51,12 +56,14 @@ pub(crate) fn standing(session: &Summary) -> &'static str {
 }
 
 /// How long it took, from its first record to its last.
-pub(crate) fn length(session: &Summary) -> Duration {
+#[must_use]
+pub fn length(session: &Summary) -> Duration {
     session.last.duration_since(session.began).unsigned_abs()
 }
 
 /// What came of a request: its status, and how it ended if not well.
-pub(crate) fn result(step: &Step) -> String {
+#[must_use]
+pub fn result(step: &Step) -> String {
     let stream = step.stream.as_ref();
     let exit = stream.and_then(|stream| stream.exit);
     match (step.state, step.status, exit) {
@@ -68,7 +75,8 @@ pub(crate) fn result(step: &Step) -> String {
 }
 
 /// What there is to be said of a request besides, one sentence each.
-pub(crate) fn remarks(step: &Step) -> Vec<String> {
+#[must_use]
+pub fn remarks(step: &Step) -> Vec<String> {
     let mut remarks = Vec::new();
     if let Some(refusal) = &step.refusal {
         remarks.push(format!("refused ({}): {}", refusal.code, refusal.message));
