@@ -63,3 +63,6 @@ pub use timeline::{Happening, Item, Scope, TIMELINE_VERSION, Timeline, TimelineD
 
 /// After how long a pause a client's session without a grant is over: the default of `AuditOptions::session_idle`.
 pub const IDLE: Duration = Duration::from_secs(30 * 60);
+
+#[cfg(test)]
+mod tests;

@@ -188,7 +188,7 @@ impl Player {
             let mut nth = 0_usize;
             self.keys.retain(|_| {
                 nth += 1;
-                nth % 2 == 0
+                nth.is_multiple_of(2)
             });
             self.keys_size = self.keys.iter().map(|key| key.dump.len()).sum();
             self.key_bytes *= 2;

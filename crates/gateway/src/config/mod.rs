@@ -218,6 +218,8 @@ pub struct Audit {
     pub body_bytes: usize,
     /// Whether what people type into terminals is recorded. It may hold what they type at hidden prompts.
     pub record_input: bool,
+    /// How large the recording of one session may get, in bytes; a session that outgrows it is cut.
+    pub recording_bytes: u64,
 }
 
 /// What strangers, and one identity, may ask of the gateway.
@@ -437,7 +439,12 @@ impl Default for Hold {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { origin: "portcullis.local/gateway".into(), body_bytes: 64 * 1024, record_input: false }
+        Self {
+            origin: "portcullis.local/gateway".into(),
+            body_bytes: 64 * 1024,
+            record_input: false,
+            recording_bytes: 8 << 30,
+        }
     }
 }
 

@@ -218,7 +218,7 @@ impl Queue {
 
     /// Reads what has been written to the log since.
     fn catch_up(&mut self) -> Result<(), CliError> {
-        while let Some(stored) = self.records.next() {
+        for stored in self.records.by_ref() {
             match stored.map_err(unreadable)?.entry.record {
                 Record::Intent(intent) if intent.session.as_ref() == Some(&self.session) => {
                     let step = Step::begun(&intent);

@@ -1,11 +1,12 @@
 //! `portcullis sessions show`
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use portcullis_sessions::{Happening, Item, State, Step, Summary, TIMELINE_VERSION, clean, export, words};
-use serde_json::json;
+use serde::Serialize;
 
 use super::{Found, LogArgs};
 use crate::cli::{
@@ -52,14 +53,17 @@ pub(super) fn show(args: ShowArgs) -> Result<(), CliError> {
             export::json(&mut out, summary, items).map_err(super::export::failed)?;
         }
         Format::Yaml => {
-            let yaml = |value| serde_yaml::to_string(&value).map_err(|e| CliError::Other(e.into()));
-            write!(out, "{}items:\n", yaml(json!({ "v": TIMELINE_VERSION, "session": summary }))?)?;
+            writeln!(out, "v: {TIMELINE_VERSION}\n{}items:", yaml(&BTreeMap::from([("session", summary)]))?)?;
             for item in items {
-                write!(out, "{}", yaml(json!([item?]))?)?;
+                write!(out, "{}", yaml(&[item?])?)?;
             }
         }
     }
     Ok(())
+}
+
+fn yaml(value: &impl Serialize) -> Result<String, CliError> {
+    serde_yaml::to_string(value).map_err(|error| CliError::Other(error.into()))
 }
 
 pub(super) fn boxed(error: CliError) -> Box<dyn std::error::Error + Send + Sync> {
@@ -86,7 +90,8 @@ pub(super) fn head(out: &mut impl Write, session: &Summary) -> Result<(), CliErr
         }
     }
     if let Some(source) = session.source {
-        line("from", &format!("{source}  {}", session.user_agent.as_deref().unwrap_or_default()))?;
+        let agent = session.user_agent.as_ref().map(|agent| format!(", {agent}")).unwrap_or_default();
+        line("from", &format!("{source}{agent}"))?;
     }
     let (from, to) = (words::moment(session.began), words::moment(session.last));
     line("time", &format!("{from} to {to} UTC, {}", words::duration(words::length(session))))?;
@@ -143,4 +148,31 @@ fn happening(out: &mut impl Write, event: &Happening) -> Result<(), CliError> {
     let (time, word) = (words::clock(event.time), event.word());
     writeln!(out, "{DIM}{time}{PLAIN}  {BOLD}◆ {word:<14}{PLAIN} {}", clean::line(&told))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_client_wrote_cannot_move_a_terminal_s_cursor() {
+        let step: Step = serde_json::from_value(json!({
+            "id": "01a2230f-0ad0-7124-ade2-a9affc29424a", "received": "2026-11-03T12:00:00Z",
+            "command": "get pods evil\u{1b}[2J\r\nroot  get all", "verb": "get", "state": "refused", "failed": true,
+            "forwarded": false, "status": 403,
+            "refusal": { "code": "guard/denied", "message": "no\u{9b}1A\u{202e}" },
+        }))
+        .unwrap();
+        let mut out = Vec::new();
+        request(&mut out, &step, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let ours = [BOLD, DIM, GREEN, PLAIN, RED].iter().fold(text, |text, code| text.replace(code, ""));
+        assert_eq!(
+            ours,
+            "12:00:00.000  ✘ 403 refused    get pods evil\u{fffd}[2J\u{fffd}\u{fffd}root  get all  \n\
+             \x20                              refused (guard/denied): no\u{fffd}1A\u{fffd}\n"
+        );
+    }
 }

@@ -1,14 +1,12 @@
 //! What was sent, what was recorded, what is read back, and what is shown.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use common::{Log, With, exit, pass};
+use super::{Log, With, exit, pass};
+use crate::cast::{EventKind, Source};
+use crate::{Integrity, Player, Recording, read_text};
 use portcullis_core::Channel;
-use portcullis_sessions::cast::{EventKind, Source};
-use portcullis_sessions::{Integrity, Player, Recording, read_text};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -245,7 +243,7 @@ async fn an_export_as_asciicast_is_the_recording_in_one() {
     exit(stage, 3).await;
     let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
     let mut out = Vec::new();
-    portcullis_sessions::export::asciicast(&mut out, &recording).unwrap();
+    crate::export::asciicast(&mut out, &recording).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());

@@ -1,10 +1,8 @@
 //! Pages and documents made of what others wrote.
 
-mod common;
-
-use common::{Log, With, exit, grant, pass};
+use super::{Log, With, exit, grant, pass};
+use crate::{Timeline, export};
 use portcullis_core::{Channel, Event, EventKind};
-use portcullis_sessions::{Timeline, export};
 
 const EVIL: &str = "</script><img src=x onerror=alert(1)>```</pre>\u{202e}";
 

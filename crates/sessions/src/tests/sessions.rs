@@ -1,12 +1,10 @@
 //! Sessions put together from a real log.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Log, With, ann, exit, grant, pass};
+use super::{Log, With, ann, exit, grant, pass};
+use crate::{Item, Scope, State, StreamKind, Timeline, TimelineDocument, export};
 use portcullis_core::{Channel, Event, EventKind};
-use portcullis_sessions::{Item, Scope, State, StreamKind, Timeline, TimelineDocument, export};
 
 #[tokio::test]
 async fn a_grant_s_session_tells_who_why_and_what_came_of_it() {
@@ -44,7 +42,6 @@ async fn a_grant_s_session_tells_who_why_and_what_came_of_it() {
         .map(|item| match item {
             Item::Request(step) => format!("{} {:?} {}", step.command, step.status, step.failed),
             Item::Event(event) => format!("{} {:?}", event.word(), event.words),
-            _ => unreachable!(),
         })
         .collect();
     assert_eq!(
@@ -90,7 +87,7 @@ async fn decisions_on_a_session_s_requests_are_part_of_it_and_others_are_not() {
         .collect();
     assert_eq!(tickets, ["t-1", "t-1"]);
     assert!(items.iter().filter(|item| item.is_failure()).count() == 1);
-    assert_eq!(portcullis_sessions::session_of(id, log.reader().records(0).unwrap()).unwrap(), Some(session));
+    assert_eq!(crate::session_of(id, log.reader().records(0).unwrap()).unwrap(), Some(session));
 }
 
 #[tokio::test]
@@ -103,9 +100,9 @@ async fn what_is_open_is_running_and_what_a_crash_ended_is_unknown() {
     let step = log.step(id);
     assert_eq!((step.state, step.stream.is_none()), (State::Running, true));
     assert_eq!(log.list()[0].counts.open, 1);
-    let recording = portcullis_sessions::Recording::of(&step, &log.reader()).unwrap();
+    let recording = crate::Recording::of(&step, &log.reader()).unwrap();
     assert!(recording.is_tty());
-    let mut player = portcullis_sessions::Player::new(recording);
+    let mut player = crate::Player::new(recording);
     while player.step().unwrap().is_some() {}
     assert_eq!(player.screen().lines()[0].text(), "working");
     // It goes on, and so does the player.
@@ -144,7 +141,7 @@ async fn the_json_is_a_timeline_document() {
     let document: TimelineDocument = serde_json::from_slice(&out).unwrap();
     assert_eq!((document.v, document.session, document.items), (1, summary, log.items(&session)));
     let none: Result<Option<Scope>, std::convert::Infallible> =
-        Scope::find("nobody", Vec::new(), log.now(), portcullis_sessions::IDLE);
+        Scope::find("nobody", Vec::new(), log.now(), crate::IDLE);
     assert!(none.unwrap().is_none());
 }
 
@@ -160,7 +157,6 @@ async fn a_held_request_stands_before_what_was_decided_on_it() {
         .map(|item| match item {
             Item::Request(step) => step.id.to_string(),
             Item::Event(event) => event.word(),
-            _ => unreachable!(),
         })
         .collect();
     assert_eq!(words, [found.to_string(), "held".into(), "approved".into()]);

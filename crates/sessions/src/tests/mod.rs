@@ -1,11 +1,14 @@
 //! A log as the gateway's layers write it, with what tests want to have happened.
 
-#![allow(dead_code, reason = "not every test needs all of it")]
+mod exports;
+mod recordings;
+mod sessions;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::{IDLE, Item, Scope, SessionList, Step, Summary, Timeline};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
@@ -15,32 +18,31 @@ use portcullis_core::{
     RedactedCopy, Redactor, Refusal, RequestInfo, StreamEnd, StreamFrame, StreamInfo, StreamPlan,
     StreamStage, StreamTransport, Timestamp, Trail,
 };
-use portcullis_sessions::{IDLE, Item, Scope, SessionList, Step, Summary, Timeline};
 use tempfile::TempDir;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
-pub struct Log {
-    pub dir: TempDir,
-    pub audit: Audit,
+pub(super) struct Log {
+    pub(super) dir: TempDir,
+    pub(super) audit: Audit,
     time: Arc<Mutex<Timestamp>>,
 }
 
 /// What a request is sent with.
 #[derive(Clone, Default)]
-pub struct With {
-    pub grant: Option<Grant>,
-    pub status: u16,
-    pub refused: bool,
-    pub command: Vec<String>,
-    pub tty: bool,
+pub(super) struct With {
+    pub(super) grant: Option<Grant>,
+    pub(super) status: u16,
+    pub(super) refused: bool,
+    pub(super) command: Vec<String>,
+    pub(super) tty: bool,
 }
 
 impl Log {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|options| options)
     }
 
-    pub fn with(change: impl FnOnce(AuditOptions) -> AuditOptions) -> Self {
+    pub(super) fn with(change: impl FnOnce(AuditOptions) -> AuditOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let time = Arc::new(Mutex::new("2026-11-03T12:00:00Z".parse::<Timestamp>().unwrap()));
         let clock = time.clone();
@@ -51,29 +53,29 @@ impl Log {
         Self { dir, audit, time }
     }
 
-    pub fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         *self.time.lock().unwrap()
     }
 
-    pub fn advance(&self, by: Duration) {
+    pub(super) fn advance(&self, by: Duration) {
         *self.time.lock().unwrap() += by;
     }
 
-    pub fn reader(&self) -> AuditReader {
+    pub(super) fn reader(&self) -> AuditReader {
         AuditReader::new(self.dir.path())
     }
 
-    pub async fn event(&self, event: Event) {
+    pub(super) async fn event(&self, event: Event) {
         self.audit.record(event).await.unwrap();
     }
 
     /// Sends a request for `uri` (`/pods/NAME`, `/pods/NAME/exec?command=…`) as ann, and returns its id.
-    pub async fn request(&self, uri: &str, with: With) -> AuditId {
+    pub(super) async fn request(&self, uri: &str, with: With) -> AuditId {
         self.send(uri, with).await.0
     }
 
     /// Opens a stream, and returns it with its request's id.
-    pub async fn stream(&self, uri: &str, with: With) -> (AuditId, Box<dyn StreamStage>) {
+    pub(super) async fn stream(&self, uri: &str, with: With) -> (AuditId, Box<dyn StreamStage>) {
         let (id, stage) = self.send(uri, With { status: 101, ..with }).await;
         (id, stage.unwrap())
     }
@@ -138,7 +140,7 @@ impl Log {
     }
 
     /// A request that is held and approved before it is forwarded.
-    pub async fn held(&self, uri: &str, ticket: &'static str) -> AuditId {
+    pub(super) async fn held(&self, uri: &str, ticket: &'static str) -> AuditId {
         let audit = self.audit.clone();
         let hold = tower::layer::layer_fn(move |inner| Hold { inner, audit: audit.clone(), ticket });
         let inner =
@@ -160,7 +162,7 @@ impl Log {
         id
     }
 
-    pub fn list(&self) -> Vec<Summary> {
+    pub(super) fn list(&self) -> Vec<Summary> {
         let mut list = SessionList::new();
         for stored in self.reader().records(0).unwrap() {
             list.record(&stored.unwrap());
@@ -168,19 +170,18 @@ impl Log {
         list.finish(self.now(), IDLE).0
     }
 
-    pub fn scope(&self, id: &str) -> Scope {
+    pub(super) fn scope(&self, id: &str) -> Scope {
         Scope::find(id, self.reader().records(0).unwrap(), self.now(), IDLE).unwrap().unwrap()
     }
 
-    pub fn items(&self, id: &str) -> Vec<Item> {
+    pub(super) fn items(&self, id: &str) -> Vec<Item> {
         let scope = self.scope(id);
         let records = self.reader().records(scope.first()).unwrap();
         Timeline::new(scope, records).map(Result::unwrap).collect()
     }
 
-    pub fn step(&self, id: AuditId) -> Step {
-        let session =
-            portcullis_sessions::session_of(id, self.reader().records(0).unwrap()).unwrap().unwrap();
+    pub(super) fn step(&self, id: AuditId) -> Step {
+        let session = crate::session_of(id, self.reader().records(0).unwrap()).unwrap().unwrap();
         let of = |item| if let Item::Request(step) = item { Some(*step) } else { None };
         self.items(&session).into_iter().filter_map(of).find(|step| step.id == id).unwrap()
     }
@@ -220,7 +221,7 @@ where
     }
 }
 
-pub fn ann() -> Identity {
+pub(super) fn ann() -> Identity {
     Identity {
         issuer: "https://id.example".into(),
         subject: "ann".into(),
@@ -229,7 +230,7 @@ pub fn ann() -> Identity {
     }
 }
 
-pub fn grant(log: &Log) -> Grant {
+pub(super) fn grant(log: &Log) -> Grant {
     Grant {
         id: "g-1".into(),
         profile: "deploy".into(),
@@ -241,7 +242,7 @@ pub fn grant(log: &Log) -> Grant {
     }
 }
 
-pub fn frame(channel: Channel, data: impl Into<Bytes>) -> StreamFrame {
+pub(super) fn frame(channel: Channel, data: impl Into<Bytes>) -> StreamFrame {
     let direction = match channel {
         Channel::Stdin | Channel::Resize => Direction::ToServer,
         _ => Direction::ToClient,
@@ -249,11 +250,11 @@ pub fn frame(channel: Channel, data: impl Into<Bytes>) -> StreamFrame {
     StreamFrame { direction, channel, data: data.into(), fin: false }
 }
 
-pub fn pass(stage: &mut dyn StreamStage, channel: Channel, data: impl Into<Bytes>) {
+pub(super) fn pass(stage: &mut dyn StreamStage, channel: Channel, data: impl Into<Bytes>) {
     stage.frame(frame(channel, data), &mut Vec::new()).unwrap();
 }
 
-pub async fn exit(mut stage: Box<dyn StreamStage>, status: i32) {
+pub(super) async fn exit(mut stage: Box<dyn StreamStage>, status: i32) {
     let message = format!(
         r#"{{"status":"Failure","details":{{"causes":[{{"reason":"ExitCode","message":"{status}"}}]}}}}"#
     );
