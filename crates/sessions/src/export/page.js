@@ -14,6 +14,7 @@
   const IDLE = 2000;
   // Every so many frames the whole screen is remembered, so that going back is quick.
   const KEY = 200;
+  // Who wants less motion sees a still picture twice a second, instead of each change.
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const minutes = (ms) => Math.floor(ms / 60000) + ":" + String(Math.floor(ms / 1000) % 60).padStart(2, "0");
 
@@ -25,7 +26,7 @@
     const frames = film.frames;
     const end = Math.max(film.duration, 1);
     const keys = [];
-    let shown = [], cursorRow = null, size = [80, 24], at = -1, now = 0, playing = false, last = 0;
+    let shown = [], cursorRow = null, size = [80, 24], at = -1, now = 0, playing = false, last = 0, drawn = 0;
 
     // What each key frame shows: the line of every row.
     let state = [];
@@ -113,7 +114,7 @@
       last = time;
       const next = frames[at + 1];
       if (idle.checked && next && next.t - Math.max(frames[at].t, 0) > IDLE && to - frames[at].t > IDLE) to = Math.max(to, next.t);
-      go(to);
+      if (!calm || time - drawn > 500 || to >= end) { drawn = time; go(to); } else { now = to; }
       if (now >= end) pause(true); else requestAnimationFrame(tick);
     }
 
@@ -137,9 +138,8 @@
     play.addEventListener("click", () => pause(playing));
     seek.addEventListener("input", () => go(Number(seek.value)));
     get("screen").addEventListener("keydown", key);
-    // At rest, the last screen tells most; for who wants no motion, it stays so until they play.
+    // At rest, the last screen tells most. Nothing moves until somebody plays it.
     go(end);
-    if (calm) idle.checked = true;
   }
 
   document.querySelectorAll(".player").forEach(player);
