@@ -54,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) levels: Option<crate::options::Levels>,
     pub(crate) record_input: bool,
     pub(crate) recording_limit: u64,
+    pub(crate) recording_part: u64,
 }
 
 /// What was found when the log was opened.
@@ -105,6 +106,7 @@ impl Audit {
             levels: options.levels,
             record_input: options.record_input,
             recording_limit: options.recording_limit,
+            recording_part: options.recording_part,
         };
         let inner = Inner {
             dir,

@@ -6,6 +6,9 @@
 //! last line, `["x", "0"]`, is the command's exit status (as in asciicast v3), or `["x", "cut: …"]`, why there is none.
 //!
 //! A session without a terminal is recorded all the same; it has the size of an ordinary one.
+//!
+//! A long session is recorded in parts, each a whole asciicast: its header has the size the terminal has by then, and, from
+//! the second on, `"part"`, its number. Times count from the session's beginning in every part.
 
 use serde::Serialize;
 use serde_json::json;
@@ -28,9 +31,17 @@ pub(crate) struct Header {
     pub(crate) title: String,
 }
 
+/// The most text in one line, in bytes: however it is escaped, a line stays below 200 KiB, so that readers can bound theirs.
+const TEXT_LIMIT: usize = 32 * 1024;
+
 /// Makes the lines of one recording.
 pub(crate) struct Cast {
-    header: Option<Header>,
+    header: Header,
+    size: (u64, u64),
+    /// Which part is being written, from 1.
+    part: u32,
+    /// Whether the part has its header yet. The first waits for the terminal's size.
+    begun: bool,
     current: Output,
     stdout: Utf8,
     stderr: Utf8,
@@ -40,7 +51,16 @@ pub(crate) struct Cast {
 impl Cast {
     pub(crate) fn new(header: Header) -> Self {
         let (stdout, stderr, stdin) = Default::default();
-        Self { header: Some(header), current: Output::Stdout, stdout, stderr, stdin }
+        Self { header, size: USUAL, part: 1, begun: false, current: Output::Stdout, stdout, stderr, stdin }
+    }
+
+    /// What follows belongs to the next part, whose number this returns.
+    pub(crate) fn next_part(&mut self) -> u32 {
+        self.part += 1;
+        self.begun = false;
+        // A part is read by itself, too: it says anew from which output what follows is.
+        self.current = Output::Stdout;
+        self.part
     }
 
     /// The command wrote something.
@@ -54,10 +74,10 @@ impl Cast {
 
     /// Somebody typed something.
     pub(crate) fn input(&mut self, seconds: f64, data: &[u8], out: &mut Vec<u8>) {
-        self.begin(None, out);
+        self.begin(out);
         let text = self.stdin.push(data);
-        if !text.is_empty() {
-            line(out, &(seconds, "i", text));
+        for piece in pieces(&text) {
+            line(out, &(seconds, "i", piece));
         }
     }
 
@@ -66,9 +86,13 @@ impl Cast {
         let size = serde_json::from_slice::<serde_json::Value>(message).ok();
         let field = |name| size.as_ref().and_then(|size| size.get(name)?.as_u64()).filter(|size| *size > 0);
         let Some((width, height)) = field("Width").zip(field("Height")) else { return };
-        if !self.begin(Some((width, height)), out) {
-            line(out, &(seconds, "r", format!("{width}x{height}")));
+        if self.part == 1 && !self.begun {
+            self.size = (width, height);
+            return self.begin(out);
         }
+        self.begin(out);
+        self.size = (width, height);
+        line(out, &(seconds, "r", format!("{width}x{height}")));
     }
 
     /// The session is over: `status` is the exit status, or why there is none.
@@ -80,7 +104,11 @@ impl Cast {
             };
             self.text(seconds, from, &rest, out);
         }
-        self.begin(None, out);
+        let typed = self.stdin.rest();
+        if !typed.is_empty() {
+            line(out, &(seconds, "i", typed));
+        }
+        self.begin(out);
         line(out, &(seconds, "x", status));
     }
 
@@ -88,27 +116,44 @@ impl Cast {
         if text.is_empty() {
             return;
         }
-        self.begin(None, out);
+        self.begin(out);
         if self.current != from {
             self.current = from;
             line(out, &(seconds, "s", if from == Output::Stderr { "stderr" } else { "stdout" }));
         }
-        line(out, &(seconds, "o", text));
+        for piece in pieces(text) {
+            line(out, &(seconds, "o", piece));
+        }
     }
 
-    /// Writes the header, unless it stands already; whether it did so now.
-    fn begin(&mut self, size: Option<(u64, u64)>, out: &mut Vec<u8>) -> bool {
-        let Some(Header { timestamp, command, title }) = self.header.take() else { return false };
-        let (width, height) = size.unwrap_or(USUAL);
-        line(
-            out,
-            &json!({
-                "version": 2, "width": width, "height": height, "timestamp": timestamp, "command": command, "title": title,
-                "env": {"TERM": "xterm-256color"},
-            }),
-        );
-        true
+    /// Writes the part's header, unless it stands already.
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        let ((width, height), Header { timestamp, command, title }) = (self.size, &self.header);
+        let mut header = json!({
+            "version": 2, "width": width, "height": height, "timestamp": timestamp, "command": command, "title": title,
+            "env": {"TERM": "xterm-256color"},
+        });
+        if self.part > 1 {
+            header["part"] = self.part.into();
+        }
+        line(out, &header);
     }
+}
+
+/// `text` in pieces of at most [`TEXT_LIMIT`] bytes.
+fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let mut end = text.len().min(TEXT_LIMIT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (piece, rest) = text.split_at(end);
+        text = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 fn line(out: &mut Vec<u8>, value: &impl Serialize) {
@@ -204,6 +249,34 @@ mod tests {
         let events = events(&out);
         assert_eq!(events[0]["width"], 80);
         assert_eq!(events[1], json!([1.0, "x", "cut: revoked"]));
+    }
+
+    #[test]
+    fn a_part_stands_by_itself() {
+        let (mut cast, mut out) = (cast(), Vec::new());
+        cast.resize(0.1, br#"{"Width":100,"Height":30}"#, &mut out);
+        cast.output(0.2, Output::Stderr, "gr\u{fc}".as_bytes().split_last().unwrap().1, &mut out);
+        out.clear();
+        assert_eq!(cast.next_part(), 2);
+        cast.output(60.0, Output::Stderr, &"\u{fc}".as_bytes()[1..], &mut out);
+        cast.resize(60.5, br#"{"Width":90,"Height":30}"#, &mut out);
+        let events = events(&out);
+        assert_eq!((events[0]["part"].as_u64(), events[0]["width"].as_u64()), (Some(2), Some(100)));
+        assert_eq!(
+            events[1..],
+            [json!([60.0, "s", "stderr"]), json!([60.0, "o", "\u{fc}"]), json!([60.5, "r", "90x30"])]
+        );
+    }
+
+    #[test]
+    fn lines_are_bounded() {
+        let (mut cast, mut out) = (cast(), Vec::new());
+        let text = "\u{1}\u{fc}".repeat(50_000);
+        cast.output(0.0, Output::Stdout, text.as_bytes(), &mut out);
+        assert!(out.split(|byte| *byte == b'\n').all(|line| line.len() < 200 * 1024));
+        let joined: String =
+            events(&out)[1..].iter().map(|event| event[2].as_str().unwrap().to_owned()).collect();
+        assert_eq!(joined, text);
     }
 
     proptest! {

@@ -50,8 +50,8 @@
 //!
 //! Of requests only what a [`Redactor`](portcullis_core::Redactor) has redacted; of responses what the client saw, and only
 //! where asked for ([`AuditOptions::keep_responses`]). Sessions over upgraded streams are recorded as asciicast v2
-//! (`recordings/ID.cast`), with two events of our own: `"s"` says from which output (`stdout`, `stderr`) what follows is,
-//! and `"x"` is the exit status.
+//! (`recordings/ID.cast`, long ones in parts), with two events of our own: `"s"` says from which output (`stdout`, `stderr`)
+//! what follows is, and `"x"` is the exit status.
 //!
 //! # Metrics
 //!
@@ -72,6 +72,7 @@ mod options;
 mod policy;
 mod reader;
 mod record;
+mod recording;
 mod session;
 mod stream;
 mod verify;
@@ -85,8 +86,9 @@ pub use policy::{AuditPolicy, Level, PolicyError, Stage};
 pub use portcullis_ledger as ledger;
 pub use reader::{AuditReader, Records, Stored};
 pub use record::{
-    BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, Outcome, Record, Recording, Recovered,
-    RefusalSummary, Request, ResponseBody, SCHEMA_VERSION, Started, Stopped, StreamSummary,
+    BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, Outcome, Record, Recording, RecordingPart,
+    Recovered, RefusalSummary, Request, ResponseBody, SCHEMA_VERSION, Started, Stopped, StreamProgress,
+    StreamSummary,
 };
 pub use verify::{AuditVerifier, Changed, Report};
 

@@ -32,6 +32,7 @@ pub struct AuditOptions {
     pub(crate) levels: Option<Levels>,
     pub(crate) record_input: bool,
     pub(crate) recording_limit: u64,
+    pub(crate) recording_part: u64,
 }
 
 impl AuditOptions {
@@ -50,7 +51,8 @@ impl AuditOptions {
             keep_response: None,
             levels: None,
             record_input: false,
-            recording_limit: 1024 * 1024 * 1024,
+            recording_limit: 8 * 1024 * 1024 * 1024,
+            recording_part: 64 * 1024 * 1024,
         }
     }
 
@@ -137,10 +139,19 @@ impl AuditOptions {
         self
     }
 
-    /// How large one recording may get (1 GiB); a session that outgrows it is cut, since nothing runs unrecorded.
+    /// How large one recording may get, all its parts together (8 GiB); a session that outgrows it is cut, since nothing
+    /// runs unrecorded.
     #[must_use]
     pub fn recording_limit(mut self, bytes: u64) -> Self {
         self.recording_limit = bytes;
+        self
+    }
+
+    /// How large a part of a recording gets (64 MiB): the first frame after that begins the next. A recording has at most
+    /// 128 parts, so they are larger where its limit is more than 128 times as much.
+    #[must_use]
+    pub fn recording_part(mut self, bytes: u64) -> Self {
+        self.recording_part = bytes;
         self
     }
 }

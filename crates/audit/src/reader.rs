@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use portcullis_core::{Decision, Event, Timestamp, Verdict};
 use portcullis_ledger::{Entries, ReadError, Reader};
 
-use crate::record::{End, Entry, Intent, Outcome, Record};
+use crate::record::{End, Entry, Intent, Outcome, Record, StreamProgress};
 
 /// A record as it stands in the log.
 #[derive(Clone, Debug)]
@@ -233,6 +233,10 @@ fn event_line(line: &mut String, event: &Event) -> std::fmt::Result {
         if let Some(value) = value {
             write!(line, "  {name}={value}")?;
         }
+    }
+    if let Some(progress) = StreamProgress::of(event) {
+        let (bytes, parts) = (progress.channels.values().sum::<u64>(), progress.parts.len());
+        return write!(line, "  bytes={bytes}  parts={parts}");
     }
     event.details.iter().try_for_each(|(name, value)| match value.as_str() {
         Some(text) => write!(line, "  {name}={text}"),

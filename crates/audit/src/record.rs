@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 
 use http::{Method, Uri};
 use portcullis_core::{
-    Approval, AuditId, Connection, Event, Grant, Identity, Redactor, Refusal, RequestInfo, Timestamp, Verdict,
+    Approval, AuditId, Connection, Event, EventKind, Grant, Identity, Redactor, Refusal, RequestInfo,
+    Timestamp, Verdict,
 };
 use portcullis_ledger::{Hash, Recovery, RecoveryCause};
 use serde::{Deserialize, Serialize};
@@ -347,12 +348,68 @@ pub struct ChannelSummary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Recording {
+    /// The file's name: of a recording in parts, the first.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: Hash,
+    /// The parts that follow, in order, where the session was too long for one file. At most 127.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<RecordingPart>,
+}
+
+impl Recording {
+    /// All its files, in order.
+    pub fn files(&self) -> impl Iterator<Item = RecordingPart> + '_ {
+        let first = RecordingPart { file: self.file.clone(), bytes: self.bytes, sha256: self.sha256 };
+        std::iter::once(first).chain(self.parts.iter().cloned())
+    }
+}
+
+/// One file of a recording: an asciicast of its own, whose times count from the session's beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingPart {
     /// The file's name.
     pub file: String,
     /// Its size.
     pub bytes: u64,
     /// Its SHA-256.
     pub sha256: Hash,
+}
+
+/// What a `streamProgress` event tells of an open stream, in its details. Should the process die, this is what is proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamProgress {
+    /// The session of its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// How many bytes have passed, by channel.
+    #[serde(default)]
+    pub channels: BTreeMap<String, u64>,
+    /// The parts of the recording that are finished, all since the beginning. They are on the disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<RecordingPart>,
+}
+
+impl StreamProgress {
+    /// What the event tells; `None` of an event of another kind.
+    #[must_use]
+    pub fn of(event: &Event) -> Option<Self> {
+        (event.kind == EventKind::StreamProgress)
+            .then(|| serde_json::from_value(Value::Object(event.details.clone())).ok())?
+    }
+
+    /// The event that tells this of the stream of request `id`.
+    pub(crate) fn event(&self, id: AuditId) -> Event {
+        let mut event = Event::new(EventKind::StreamProgress).request(Some(id));
+        if let Ok(Value::Object(details)) = serde_json::to_value(self) {
+            event.details = details;
+        }
+        event
+    }
 }
 
 /// The log was opened for appending.

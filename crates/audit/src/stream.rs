@@ -1,26 +1,29 @@
 //! Upgraded streams: exec and attach sessions are recorded, of everything that passes the bytes are counted.
 //!
 //! **Invariants.** The recording is open before the first byte is relayed, and a frame is in the kernel before it goes on.
-//! If it cannot be written, or outgrows its limit, or the log fails, the stream is cut. The file's digest is in the request's outcome, which
-//! is written when the stream ends.
+//! If it cannot be written, or outgrows its limit, or the log fails, the stream is cut. The digests of its parts are in the
+//! request's outcome, which is written when the stream ends, and before that, once a part is on the disk, in
+//! `streamProgress` events: what a crash leaves is proven as far as it was finished.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::SignedDuration;
 use portcullis_core::{
-    BoxFuture, Channel, Direction, StreamAbort, StreamEnd, StreamFrame, StreamInfo, StreamStage,
-    StreamStageFactory, StreamTransport, Timestamp,
+    BoxFuture, Channel, Direction, EventSink as _, StreamAbort, StreamEnd, StreamFrame, StreamInfo,
+    StreamStage, StreamStageFactory, StreamTransport, Timestamp,
 };
 use portcullis_ledger::Hash;
 use sha2::{Digest as _, Sha256};
+use tokio::task::JoinHandle;
 
-use crate::cast::{Cast, Header, Output};
+use crate::cast::Header;
 use crate::exchange::{Context, Exchange};
 use crate::metrics;
-use crate::record::{End, Recording, StreamSummary, bounded};
+use crate::record::{End, StreamProgress, StreamSummary, bounded};
+use crate::recording::{Limits, RecordingFile};
 
 /// Where the end of a stream and the exchange whose outcome tells of it meet: either may be there first.
 #[derive(Default)]
@@ -122,10 +125,14 @@ impl StreamStageFactory for Recorder {
             };
             self.slot.opened();
             metrics::stream_opened();
+            let opened = self.context.audit.now();
             Ok(Box::new(Stage {
                 context: self.context.clone(),
                 slot: self.slot.clone(),
-                opened: self.context.audit.now(),
+                opened,
+                // A watch's events are on record at its end; thousands of them open for days are not worth a record each
+                // five minutes.
+                progress: (recording.is_some() || info.request.is_connect()).then(|| Progress::new(opened)),
                 summary: Some(StreamSummary {
                     transport: transport(info.transport).into(),
                     subprotocol: bounded(&info.subprotocol, 128),
@@ -158,33 +165,19 @@ impl Recorder {
             command: bounded(&command, 4096),
             title: bounded(self.context.command(), 512),
         };
-        let name = format!("{}.cast", self.context.id);
-        let path = audit.dir().join("recordings").join(&name);
-        let made = tokio::task::spawn_blocking(move || create(path)).await;
-        let made = made.map_err(std::io::Error::other).and_then(|made| made);
-        let file = made.map_err(|error| {
+        let options = &audit.inner.options;
+        let limits = Limits {
+            input: options.record_input,
+            part: options.recording_part,
+            total: options.recording_limit,
+        };
+        let (dir, id) = (audit.dir().join("recordings"), self.context.id.to_string());
+        let made = tokio::task::spawn_blocking(move || RecordingFile::create(dir, id, header, limits)).await;
+        made.map_err(std::io::Error::other).and_then(|made| made).map_err(|error| {
             tracing::error!(%error, audit_id = %self.context.id, "refused a stream, since it cannot be recorded");
             StreamAbort::Failed("the session cannot be recorded, so it is not opened".into())
-        })?;
-        Ok(RecordingFile {
-            name,
-            file,
-            cast: Cast::new(header),
-            input: audit.inner.options.record_input,
-            limit: audit.inner.options.recording_limit,
-            bytes: 0,
-            digest: Sha256::new(),
-            lines: Vec::new(),
         })
     }
-}
-
-fn create(path: PathBuf) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 /// Whether this is a session to be recorded: exec or attach, unless it carries an archive.
@@ -231,6 +224,8 @@ struct Stage {
     /// The beginning of the error channel's data, which tells the exit status.
     status: Vec<u8>,
     recording: Option<RecordingFile>,
+    /// Of what people do, not of watches.
+    progress: Option<Progress>,
 }
 
 /// The most that is kept of an error channel: a `Status` is far shorter.
@@ -250,12 +245,15 @@ impl StreamStage for Stage {
             self.status.extend_from_slice(&frame.data[..frame.data.len().min(room)]);
         }
         let seconds = self.seconds();
+        let mut full = None;
         if let Some(recording) = &mut self.recording {
-            recording.frame(seconds, &frame).map_err(|abort| {
+            let lost = self.progress.as_ref().is_some_and(Progress::has_failed);
+            let lost = lost.then(|| StreamAbort::Failed("a part of the recording could not be kept".into()));
+            full = lost.map_or_else(|| recording.frame(seconds, &frame), Err).inspect_err(|abort| {
                 tracing::error!(reason = %abort, audit_id = %self.context.id, "cut a stream, since it cannot be recorded");
-                abort
             })?;
         }
+        self.tell_progress(full);
         out.push(frame);
         Ok(())
     }
@@ -284,6 +282,9 @@ impl StreamStage for Stage {
                 let finished =
                     tokio::task::spawn_blocking(move || recording.finish(seconds, &status, true)).await;
                 summary.recording = finished.ok().flatten();
+            }
+            if let Some(progress) = self.progress.take() {
+                progress.told().await;
             }
             self.slot.close(outcome, summary).await;
         })
@@ -316,8 +317,23 @@ impl Stage {
                 channel.sha256 = Some(Hash::new(digest.finalize().into()));
             }
         }
-        metrics::stream_closed(self.recording.as_ref().map_or(0, |recording| recording.bytes));
+        metrics::stream_closed(self.recording.as_ref().map_or(0, RecordingFile::bytes));
         Some((summary, self.recording.take()))
+    }
+
+    /// Puts on record how far the stream is: when a part of the recording is `full`, and every five minutes.
+    fn tell_progress(&mut self, full: Option<File>) {
+        let (Some(progress), Some(summary)) = (&mut self.progress, &self.summary) else { return };
+        let now = self.context.audit.now();
+        if full.is_none() && !progress.is_due(now) {
+            return;
+        }
+        let told = StreamProgress {
+            session: self.context.session.get().cloned().flatten(),
+            channels: summary.channels.iter().map(|(name, channel)| (name.clone(), channel.bytes)).collect(),
+            parts: self.recording.as_ref().map(|recording| recording.finished().to_vec()).unwrap_or_default(),
+        };
+        progress.tell(&self.context, now, full, &told);
     }
 
     fn seconds(&self) -> f64 {
@@ -359,57 +375,64 @@ fn exit_status(status: &[u8]) -> Option<i32> {
     code["message"].as_str()?.parse().ok()
 }
 
-/// A recording on the disk.
-struct RecordingFile {
-    name: String,
-    file: File,
-    cast: Cast,
-    input: bool,
-    limit: u64,
-    bytes: u64,
-    digest: Sha256,
-    lines: Vec<u8>,
+/// Tells the log how far a stream is, in the background: the stream does not wait for the disk.
+struct Progress {
+    last: Timestamp,
+    telling: Option<JoinHandle<()>>,
+    /// A part could not be flushed, or the log did not take its digest.
+    failed: Arc<AtomicBool>,
 }
 
-impl RecordingFile {
-    fn frame(&mut self, seconds: f64, frame: &StreamFrame) -> Result<(), StreamAbort> {
-        match frame.channel {
-            Channel::Stdout => self.cast.output(seconds, Output::Stdout, &frame.data, &mut self.lines),
-            Channel::Stderr => self.cast.output(seconds, Output::Stderr, &frame.data, &mut self.lines),
-            Channel::Stdin if self.input => self.cast.input(seconds, &frame.data, &mut self.lines),
-            Channel::Resize => self.cast.resize(seconds, &frame.data, &mut self.lines),
-            _ => {}
-        }
-        if self.bytes + self.lines.len() as u64 > self.limit {
-            return Err(StreamAbort::Failed("the session has outgrown its recording's limit".into()));
-        }
-        self.write().map_err(|error| {
-            tracing::error!(%error, "a recording cannot be written");
-            StreamAbort::Failed("the session cannot be recorded any more".into())
-        })
+/// How often, while data flows, an open stream is told of.
+const PROGRESS_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+
+impl Progress {
+    fn new(opened: Timestamp) -> Self {
+        Self { last: opened, telling: None, failed: Arc::default() }
     }
 
-    /// To the kernel, before the frame goes on: a few microseconds, as for a log line.
-    fn write(&mut self) -> std::io::Result<()> {
-        if !self.lines.is_empty() {
-            self.file.write_all(&self.lines)?;
-            self.digest.update(&self.lines);
-            self.bytes += self.lines.len() as u64;
-            self.lines.clear();
-        }
-        Ok(())
+    fn is_due(&self, now: Timestamp) -> bool {
+        now.duration_since(self.last) >= PROGRESS_INTERVAL
     }
 
-    /// Ends the recording. `None`: what is there is not what was to be recorded, and the operator's log says why.
-    fn finish(mut self, seconds: f64, status: &str, flush: bool) -> Option<Recording> {
-        self.lines.clear();
-        self.cast.end(seconds, status, &mut self.lines);
-        let flushed = self.write().and_then(|()| if flush { self.file.sync_all() } else { Ok(()) });
-        if let Err(error) = flushed {
-            tracing::error!(%error, file = self.name, "a recording could not be finished");
-            return None;
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Flushes the part that is `full`, then records the event; one after the other, so that each event's parts are on the
+    /// disk.
+    fn tell(&mut self, context: &Arc<Context>, now: Timestamp, full: Option<File>, told: &StreamProgress) {
+        self.last = now;
+        let (before, failed) = (self.telling.take(), self.failed.clone());
+        let (audit, id, event) = (context.audit.clone(), context.id, told.event(context.id));
+        self.telling = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            // What was promised before and is not there must not be promised again.
+            if failed.load(Ordering::Acquire) {
+                return;
+            }
+            let flushed = match full {
+                Some(file) => tokio::task::spawn_blocking(move || file.sync_all()).await,
+                None => Ok(Ok(())),
+            };
+            let flushed = flushed.map_err(std::io::Error::other).and_then(|flushed| flushed);
+            let recorded = match flushed {
+                Ok(()) => audit.record(event).await.map(drop).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = recorded {
+                tracing::error!(%error, audit_id = %id, "a part of a recording could not be put on record");
+                failed.store(true, Ordering::Release);
+            }
+        }));
+    }
+
+    /// Resolves when everything has been told.
+    async fn told(self) {
+        if let Some(telling) = self.telling {
+            let _ = telling.await;
         }
-        let sha256 = Hash::new(self.digest.finalize().into());
-        Some(Recording { file: self.name, bytes: self.bytes, sha256 })
     }
 }

@@ -1,6 +1,6 @@
 //! Proving the evidence: the log against its checkpoints, and what it names against what is stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use portcullis_ledger::{Hash, NoteError, ReadError, Verified, Verifier, Verifyin
 use sha2::{Digest as _, Sha256};
 
 use crate::reader::AuditReader;
-use crate::record::{Entry, Record};
+use crate::record::{Entry, Record, RecordingPart, StreamProgress};
 
 /// Verifies a log with everything it names. Blocks; the log may be in use.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ impl AuditVerifier {
     pub fn run(self) -> Result<Report, ReadError> {
         let mut seen = Seen::new(self.reader);
         let log = self.verifier.run_with(|entry| seen.record(entry.index, &entry.record))?;
+        seen.unfinished();
         let mut open: Vec<AuditId> = seen.open.into_iter().collect();
         open.sort_unstable();
         let Seen { intents, outcomes, stored, missing, changed, .. } = seen;
@@ -101,6 +102,8 @@ struct Seen {
     intents: u64,
     outcomes: u64,
     open: HashSet<AuditId>,
+    /// The finished parts of the recordings of streams that have no outcome yet, and the record that names them.
+    progress: HashMap<AuditId, (u64, Vec<RecordingPart>)>,
     /// Bodies that many records name are read once.
     checked: HashSet<Hash>,
     stored: u64,
@@ -115,6 +118,7 @@ impl Seen {
             intents: 0,
             outcomes: 0,
             open: HashSet::new(),
+            progress: HashMap::new(),
             checked: HashSet::new(),
             stored: 0,
             missing: 0,
@@ -133,11 +137,38 @@ impl Seen {
                 self.outcomes += 1;
                 self.open.remove(&outcome.id);
                 self.body(index, outcome.response.and_then(|response| response.stored));
-                if let Some(recording) = outcome.stream.and_then(|stream| stream.recording) {
-                    self.file(index, self.reader.recording(&recording.file), recording.sha256);
+                let mut promised = self.progress.remove(&outcome.id);
+                for part in outcome.stream.and_then(|stream| stream.recording).iter().flat_map(|r| r.files())
+                {
+                    if let Some((_, parts)) = &mut promised {
+                        parts.retain(|earlier| *earlier != part);
+                    }
+                    self.file(index, self.reader.recording(&part.file), part.sha256);
+                }
+                // Of a stream that a crash ended, the outcome knows nothing; the parts finished before are proven all the same.
+                if let Some((index, parts)) = promised {
+                    self.parts(index, &parts);
+                }
+            }
+            Ok(Record::Event(event)) => {
+                if let Some((id, progress)) = event.audit_id.zip(StreamProgress::of(&event)) {
+                    self.progress.insert(id, (index, progress.parts));
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The streams that are open at the log's end.
+    fn unfinished(&mut self) {
+        for (index, parts) in std::mem::take(&mut self.progress).into_values() {
+            self.parts(index, &parts);
+        }
+    }
+
+    fn parts(&mut self, index: u64, parts: &[RecordingPart]) {
+        for part in parts {
+            self.file(index, self.reader.recording(&part.file), part.sha256);
         }
     }
 

@@ -65,6 +65,8 @@ pub enum EventKind {
     ConfigLoaded,
     /// Somebody used the gateway's own API.
     AdminAction,
+    /// A stream is still open: what has passed through it so far, and which parts of its recording are finished.
+    StreamProgress,
     /// A connection was refused before there was a request.
     ConnectionRefused,
     /// The gateway started, or stopped.

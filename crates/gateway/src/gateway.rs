@@ -317,6 +317,7 @@ async fn open_audit(
         .redactor(redactor)
         .body_limit(config.audit.body_bytes)
         .record_input(config.audit.record_input)
+        .recording_limit(config.audit.recording_bytes)
         // What changes the cluster is worth having word for word; what only reads it would fill the disk. The gateway's own
         // endpoints hand out tokens, which nobody keeps.
         .keep_responses(|info, status| {

@@ -6,7 +6,7 @@ use super::*;
 use crate::{AuditVerifier, End};
 
 /// The files as a crash at this moment would leave them.
-fn crash(gateway: &Gateway) -> TempDir {
+pub(super) fn crash(gateway: &Gateway) -> TempDir {
     fn copy(from: &Path, to: &Path) {
         for entry in std::fs::read_dir(from).unwrap() {
             let path = entry.unwrap().path();

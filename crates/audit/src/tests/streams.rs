@@ -250,3 +250,100 @@ async fn a_stream_that_is_dropped_or_ends_too_early_has_an_outcome_too() {
     let outcome = gateway.outcomes(3).remove(2);
     assert_eq!((outcome.end, outcome.status, outcome.stream), (End::Completed, Some(101), None));
 }
+
+#[tokio::test]
+async fn a_long_session_is_recorded_in_parts_each_on_record_once_it_is_finished() {
+    let gateway = Gateway::with(|options| options.recording_limit(100_000).recording_part(1500));
+    let (service, mut stages) = upgrading(&gateway, &["top"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Resize, r#"{"Width":100,"Height":30}"#).unwrap();
+    let mut out = Vec::new();
+    for _ in 0..7 {
+        gateway.advance(Duration::from_secs(1));
+        let screen = StreamFrame { data: "x".repeat(600).into(), ..frame(Channel::Stdout, "") };
+        stage.frame(screen, &mut out).unwrap();
+    }
+    // What is promised in the log is there, while the session goes on: as a crash would leave it.
+    let progress = loop {
+        let told: Vec<_> = gateway.records().iter().filter_map(progress).collect();
+        if told.len() == 2 {
+            break told;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((progress[0].parts.len(), progress[1].parts.len()), (1, 2));
+    assert_eq!(progress[1].channels["stdout"], 4200);
+    assert_eq!(progress[1].session, gateway.intents()[0].session);
+    stage.close(StreamEnd::Closed).await;
+
+    let recording = gateway.outcomes(1).remove(0).stream.unwrap().recording.unwrap();
+    let files: Vec<_> = recording.files().collect();
+    assert_eq!(files[..2], progress[1].parts);
+    assert_eq!(files.len(), 3);
+    let id = gateway.intents()[0].id;
+    for (nth, part) in files.iter().enumerate() {
+        let name = if nth == 0 { format!("{id}.cast") } else { format!("{id}.{}.cast", nth + 1) };
+        assert_eq!(part.file, name);
+        let cast = std::fs::read(gateway.dir.path().join("recordings").join(name)).unwrap();
+        assert_eq!((part.sha256, part.bytes), (Hash::of(&cast), cast.len() as u64));
+        let header: serde_json::Value =
+            serde_json::from_slice(cast.split(|b| *b == b'\n').next().unwrap()).unwrap();
+        assert_eq!((header["version"].as_u64(), header["width"].as_u64()), (Some(2), Some(100)));
+    }
+    gateway.audit.close().await;
+    let report = AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap();
+    assert!(report.is_ok() && report.stored == 3, "{report:?}");
+    let second = gateway.dir.path().join("recordings").join(&files[1].file);
+    std::fs::write(&second, "nothing happened").unwrap();
+    assert_eq!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().changed[0].file, second);
+}
+
+fn progress(record: &Record) -> Option<crate::StreamProgress> {
+    if let Record::Event(event) = record { crate::StreamProgress::of(event) } else { None }
+}
+
+#[tokio::test]
+async fn what_was_finished_before_a_crash_is_proven_after_it() {
+    let rarely = |options: AuditOptions| {
+        options
+            .recording_part(100)
+            .recording_limit(10_000)
+            .ledger(|l| l.checkpoint_interval(Duration::from_secs(3600)))
+    };
+    let gateway = Gateway::with(rarely);
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    pass(&mut *stage, Channel::Stdout, "one\n").unwrap();
+    pass(&mut *stage, Channel::Stdout, "two\n").unwrap();
+    while gateway.records().iter().filter_map(progress).count() < 1 {
+        tokio::task::yield_now().await;
+    }
+    let crashed = evidence::crash(&gateway);
+    let (audit, opened) = Audit::open(crashed.path(), rarely(AuditOptions::new(ORIGIN))).unwrap();
+    assert_eq!(opened.unknown, [gateway.intents()[0].id]);
+    audit.close().await;
+    let verify = || AuditVerifier::open(crashed.path()).unwrap().run().unwrap();
+    assert!(verify().is_ok() && verify().stored == 1);
+    let first = crashed.path().join("recordings").join(format!("{}.cast", gateway.intents()[0].id));
+    let text = std::fs::read_to_string(&first).unwrap();
+    std::fs::write(&first, text.replace("one", "1ne")).unwrap();
+    assert_eq!(verify().changed[0].file, first);
+}
+
+#[tokio::test]
+async fn an_open_stream_is_told_of_every_five_minutes_in_which_something_passes() {
+    let gateway = Gateway::new();
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/portforward")).await;
+    let mut stage = stages.recv().await.unwrap();
+    for minutes in [1, 5, 1, 20] {
+        gateway.advance(Duration::from_secs(60 * minutes));
+        pass(&mut *stage, Channel::PortData { port: 8080, id: 1 }, "hello").unwrap();
+    }
+    stage.close(StreamEnd::Closed).await;
+    let told: Vec<_> = gateway.records().iter().filter_map(progress).collect();
+    assert_eq!(told.iter().map(|told| told.channels["port/8080/toClient"]).collect::<Vec<_>>(), [10, 20]);
+    assert!(matches!(gateway.records().last(), Some(Record::Outcome(_))), "the outcome comes last");
+}

@@ -13,6 +13,7 @@ mod mask;
 pub(crate) mod output;
 mod run;
 mod serve;
+mod sessions;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,9 @@ enum Command {
     /// Search, read and verify the record of what was done
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// See what sessions did, and replay their terminals
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
     /// Mask what comes on standard input, as the gateway masks an answer
     Mask(mask::MaskArgs),
     /// Print a completion script for your shell
@@ -68,6 +72,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Check(args) => check::check(args),
+            Command::Sessions(command) => sessions::sessions(command),
             Command::Mask(args) => mask::mask(&args),
             Command::Completions(args) => completions::completions(&args),
             command => tokio::runtime::Builder::new_multi_thread()
@@ -98,6 +103,7 @@ async fn asynchronous(command: Command) -> Result<u8, CliError> {
         Command::Identities(command) => identities::identities(command).await.map(|()| 0),
         Command::Check(args) => check::check(args),
         Command::Audit(command) => audit::audit(command).await,
+        Command::Sessions(command) => sessions::sessions(command),
         Command::Mask(args) => mask::mask(&args),
         Command::Completions(args) => completions::completions(&args),
     }

@@ -223,6 +223,8 @@ pub struct Audit {
     pub body_bytes: usize,
     /// Whether what people type into terminals is recorded. It may hold what they type at hidden prompts.
     pub record_input: bool,
+    /// How large the recording of one session may get, in bytes; a session that outgrows it is cut.
+    pub recording_bytes: u64,
     /// A policy of `audit.k8s.io/v1`, as for an API server: how much is kept of which request. That a request was made is on
     /// record at any level. Without one, request bodies are kept, and the answers to changes and of errors.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -554,6 +556,7 @@ impl Default for Audit {
             origin: "portcullis.local/gateway".into(),
             body_bytes: 64 * 1024,
             record_input: false,
+            recording_bytes: 8 << 30,
             policy_file: None,
             checkpoint_file: None,
             exports: Vec::new(),

@@ -1,0 +1,84 @@
+//! `portcullis sessions list`
+
+use anstream::println;
+use clap::Args;
+use portcullis_audit::AuditReader;
+use portcullis_core::{Clock, SystemClock, Timestamp};
+use portcullis_sessions::{IDLE, SessionList, Summary, clean, words};
+
+use super::{LogArgs, unreadable};
+use crate::cli::{
+    CliError, Failure,
+    approvals::age,
+    output::{ListOutputArgs, table},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    /// With a record that is not older than this, such as 10m or 24h
+    #[arg(long, value_name = "DURATION")]
+    since: Option<jiff::SignedDuration>,
+    /// Of this user
+    #[arg(long)]
+    user: Option<String>,
+    /// Those in which requests may still come
+    #[arg(long)]
+    active: bool,
+    #[command(flatten)]
+    output: ListOutputArgs,
+}
+
+pub(super) fn list(args: ListArgs) -> Result<(), CliError> {
+    let reader = AuditReader::new(args.log.dir()?);
+    let now = SystemClock.now();
+    let since = args.since.map(|ago| now.checked_sub(ago)).transpose();
+    let since = since.map_err(|error| Failure::usage(error.to_string()))?;
+    let mut list = SessionList::new();
+    for stored in reader.records(0).map_err(unreadable)? {
+        list.record(&stored.map_err(unreadable)?);
+    }
+    let (mut sessions, dropped) = list.finish(now, IDLE);
+    sessions.retain(|session| {
+        since.is_none_or(|since| session.last >= since)
+            && args.user.as_deref().is_none_or(|user| session.is_of(user))
+            && (!args.active || session.active)
+    });
+    let ids = sessions.iter().map(|session| session.id.as_str());
+    args.output.print(&sessions, ids, |sessions| for_people(sessions, dropped, now))
+}
+
+fn for_people(sessions: &[Summary], dropped: u64, now: Timestamp) {
+    if sessions.is_empty() {
+        println!("no sessions");
+    } else {
+        let rows = sessions.iter().map(|session| row(session, now)).collect();
+        let header = [
+            "SESSION", "WHO", "GRANT", "BEGAN", "TOOK", "STATE", "REQUESTS", "REFUSED", "FAILED", "RECORDED",
+        ];
+        table(&header, rows);
+    }
+    if dropped > 0 {
+        println!("{dropped} older sessions are not shown");
+    }
+}
+
+fn row(session: &Summary, now: Timestamp) -> Vec<String> {
+    let counts = &session.counts;
+    let amount = |count: u64| if count == 0 { "-".to_owned() } else { count.to_string() };
+    let who = session.who.as_ref().map_or("-", |who| who.user.as_str());
+    let grant = session.grant.as_ref().map_or("-", |grant| grant.profile.as_deref().unwrap_or("?"));
+    vec![
+        clean::line(&session.id),
+        clean::line(who),
+        clean::line(grant),
+        format!("{} ago", age(now, session.began)),
+        words::duration(words::length(session)),
+        words::standing(session).to_owned(),
+        counts.requests.to_string(),
+        amount(counts.refused),
+        amount(counts.failed),
+        amount(counts.recordings),
+    ]
+}

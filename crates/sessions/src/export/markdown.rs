@@ -1,0 +1,171 @@
+//! A session as Markdown: what was recorded stands in code, between more backticks than it has itself.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use portcullis_audit::AuditReader;
+
+use super::ExportError;
+use crate::clean;
+use crate::recording::Recording;
+use crate::step::{State, Step};
+use crate::summary::Summary;
+use crate::text::read_text;
+use crate::timeline::{Happening, Item};
+use crate::words;
+
+/// How much of one recording's text is shown, in bytes.
+const TEXT_LIMIT: usize = 64 * 1024;
+
+/// Writes the session as Markdown (CommonMark, with GitHub's tables), with the text of its recordings.
+///
+/// # Errors
+/// [`ExportError`].
+pub fn markdown<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    out: &mut impl Write,
+    summary: &Summary,
+    items: impl IntoIterator<Item = Result<Item, E>>,
+    reader: &AuditReader,
+) -> Result<(), ExportError> {
+    head(out, summary)?;
+    writeln!(out, "## Timeline\n\nTimes are UTC.\n")?;
+    for item in items {
+        match item.map_err(ExportError::records)? {
+            Item::Request(step) => request(out, &step, reader)?,
+            Item::Event(event) => happening(out, &event)?,
+        }
+    }
+    Ok(())
+}
+
+fn head(out: &mut impl Write, session: &Summary) -> Result<(), ExportError> {
+    writeln!(out, "# Session {}\n\n| | |\n|---|---|", code(&session.id))?;
+    let mut row = |name: &str, value: &str| writeln!(out, "| {name} | {value} |");
+    if let Some(who) = &session.who {
+        row("who", &code(&who.user))?;
+        row("vouched for by", &code(&who.issuer))?;
+        for actor in &who.delegation {
+            row("on behalf of", &format!("{} at {}", code(&actor.subject), code(&actor.issuer)))?;
+        }
+    }
+    if let Some(grant) = &session.grant {
+        row("grant", &code(grant.profile.as_deref().unwrap_or("-")))?;
+        row("task", &code(grant.task.as_deref().unwrap_or("-")))?;
+        if !grant.approvers.is_empty() {
+            row("granted with the consent of", &code(&grant.approvers.join(", ")))?;
+        }
+        if let (Some(by), Some(time)) = (&grant.revoked_by, grant.revoked) {
+            let why = code(grant.revoked_for.as_deref().unwrap_or("-"));
+            row("revoked", &format!("{} by {}: {why}", words::moment(time), code(by)))?;
+        }
+    }
+    if let Some(source) = session.source {
+        row("from", &code(&format!("{source} {}", session.user_agent.as_deref().unwrap_or_default())))?;
+    }
+    let span = words::duration(words::length(session));
+    row(
+        "time",
+        &format!("{} to {} UTC ({span})", words::moment(session.began), words::moment(session.last)),
+    )?;
+    row("state", words::standing(session))?;
+    let counts = &session.counts;
+    row(
+        "requests",
+        &format!(
+            "{}, {} of them changing something, {} held, **{} refused**, **{} failed**, {} values masked",
+            counts.requests, counts.mutating, counts.held, counts.refused, counts.failed, counts.masked
+        ),
+    )?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn request(out: &mut impl Write, step: &Step, reader: &AuditReader) -> Result<(), ExportError> {
+    let mark = match step.state {
+        State::Running => "⏳",
+        _ if step.failed => "❌",
+        _ => "✅",
+    };
+    let result = words::result(step);
+    let result = if step.failed { format!("**{result}**") } else { result };
+    let took = step.duration_ms.map(|ms| words::duration(std::time::Duration::from_millis(ms)));
+    let took = took.map(|took| format!(", {took}")).unwrap_or_default();
+    let own = if step.parent.is_some() { " (by the gateway itself)" } else { "" };
+    writeln!(out, "- {mark} {} {} {result}{took}{own}", words::clock(step.received), code(&step.command))?;
+    for remark in words::remarks(step) {
+        writeln!(out, "  - {}", code(&remark))?;
+    }
+    let Some(recording) = Recording::of(step, reader) else { return Ok(()) };
+    let mut text = String::new();
+    let end = read_text(&recording, |_, piece| {
+        text.push_str(piece);
+        Ok(if text.len() > TEXT_LIMIT { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    writeln!(out, "  - {}\n", recording.check()?)?;
+    let fence = "`".repeat(longest_run(&text).max(2) + 1);
+    writeln!(out, "    {fence}text")?;
+    for line in text.lines() {
+        writeln!(out, "    {line}")?;
+    }
+    writeln!(out, "    {fence}\n")?;
+    for problem in &end.problems {
+        writeln!(out, "    not whole: {}\n", code(problem))?;
+    }
+    if end.stopped {
+        writeln!(
+            out,
+            "    The recording goes on; `portcullis sessions replay {}` shows all of it.\n",
+            step.id
+        )?;
+    }
+    Ok(())
+}
+
+fn happening(out: &mut impl Write, event: &Happening) -> Result<(), ExportError> {
+    write!(out, "- ◆ {} **{}**", words::clock(event.time), event.word())?;
+    if let Some(by) = &event.by {
+        write!(out, " by {}", code(by))?;
+    }
+    for (name, value) in [
+        ("", &event.command),
+        ("rule ", &event.rule),
+        ("profile ", &event.profile),
+        ("", &event.words),
+        ("ticket ", &event.ticket),
+    ] {
+        if let Some(value) = value {
+            write!(out, ", {name}{}", code(value))?;
+        }
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Text as code within a line: nothing in it is markup, whatever it is. In a table, `|` ends a cell even within code.
+fn code(text: &str) -> String {
+    let text = clean::line(text).replace('|', "\u{2502}");
+    if text.is_empty() {
+        return "-".to_owned();
+    }
+    let ticks = "`".repeat(longest_run(&text) + 1);
+    // One blank on each side is taken off by readers; without it a backtick at the edge would count as one of ours.
+    format!("{ticks} {text} {ticks}")
+}
+
+/// The longest run of backticks.
+fn longest_run(text: &str) -> usize {
+    text.split(|character| character != '`').map(str::len).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_cannot_be_left() {
+        assert_eq!(code("get pods"), "` get pods `");
+        assert_eq!(code("a`b``c"), "``` a`b``c ```");
+        assert_eq!(code("a\n# b|c"), "` a\u{fffd}# b\u{2502}c `");
+        assert_eq!(code(""), "-");
+    }
+}

@@ -1,0 +1,291 @@
+//! The recording of a stream: one file, or several that follow each other.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis_audit::AuditReader;
+use portcullis_core::AuditId;
+use portcullis_ledger::Hash;
+use sha2::{Digest as _, Sha256};
+
+use crate::cast::{CastReader, Event, EventKind, Mark, Read};
+use crate::step::Step;
+
+/// More parts than a recorder makes; a directory full of files must not keep a reader for ever.
+const MOST_PARTS: usize = 1024;
+
+/// Where a recording lies.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    id: AuditId,
+    reader: AuditReader,
+    parts: Vec<Part>,
+    /// Whether its stream is over: then no more can follow.
+    complete: bool,
+    tty: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    file: PathBuf,
+    name: String,
+    /// What the log says; nothing of a part that was being written when the process died, or still is.
+    sha256: Option<Hash>,
+}
+
+/// Whether a recording is what the log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// Each of its files is.
+    Intact,
+    /// Those that are finished are; of the last, the log knows nothing (yet).
+    Unfinished,
+    /// This file is not there any more.
+    Missing(String),
+    /// This file is not what the log says.
+    Changed(String),
+}
+
+impl std::fmt::Display for Integrity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Intact => f.write_str("the recording is what the log says"),
+            Self::Unfinished => f.write_str("the log vouches for the recording but for its last part"),
+            Self::Missing(file) => write!(f, "{file} is not there any more"),
+            Self::Changed(file) => write!(f, "{file} IS NOT WHAT THE LOG SAYS"),
+        }
+    }
+}
+
+impl Recording {
+    /// The recording of a request; `None` if it has none.
+    #[must_use]
+    pub fn of(step: &Step, reader: &AuditReader) -> Option<Self> {
+        let stream = step.stream.as_ref();
+        let named: Vec<Part> = stream
+            .iter()
+            .flat_map(|stream| &stream.recording)
+            .take(MOST_PARTS)
+            .map(|part| Part {
+                file: reader.recording(&part.file),
+                name: part.file.clone(),
+                sha256: Some(part.sha256),
+            })
+            .collect();
+        let ended = stream.is_some_and(|stream| stream.ended.is_some());
+        let tty = stream.map_or_else(
+            || is_terminal(&step.command),
+            |stream| stream.tty || !ended && is_terminal(&step.command),
+        );
+        let complete = !step.is_running();
+        let mut recording = Self { id: step.id, reader: reader.clone(), parts: named, complete, tty };
+        let is_session = matches!(step.resource.as_str(), "pods/exec" | "pods/attach");
+        if is_session && (!ended || recording.parts.is_empty()) {
+            // Nothing or not everything is on record: what lies there is looked for.
+            while recording.find_next() {}
+        }
+        (!recording.parts.is_empty()).then_some(recording)
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub fn id(&self) -> AuditId {
+        self.id
+    }
+
+    /// Whether there was a terminal.
+    #[must_use]
+    pub fn is_tty(&self) -> bool {
+        self.tty
+    }
+
+    /// Compares its files with the log. Reads all of them.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn check(&self) -> io::Result<Integrity> {
+        let mut integrity = Integrity::Intact;
+        for part in &self.parts {
+            let Some(expected) = part.sha256 else {
+                integrity = Integrity::Unfinished;
+                continue;
+            };
+            match digest(&part.file) {
+                Ok(found) if found == expected => {}
+                Ok(_) => return Ok(Integrity::Changed(part.name.clone())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Integrity::Missing(part.name.clone()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(integrity)
+    }
+
+    /// Plays it from the beginning.
+    #[must_use]
+    pub fn play(&self) -> Playback {
+        Playback::at(self.clone(), Position::default())
+    }
+
+    /// Adds the part that has begun after the last one known, if there is one.
+    fn find_next(&mut self) -> bool {
+        let name = match self.parts.len() {
+            0 => format!("{}.cast", self.id),
+            MOST_PARTS.. => return false,
+            known => format!("{}.{}.cast", self.id, known + 1),
+        };
+        let file = self.reader.recording(&name);
+        let is_there = file.is_file();
+        if is_there {
+            self.parts.push(Part { file, name, sha256: None });
+        }
+        is_there
+    }
+}
+
+/// Whether the command in words asked for a terminal: `exec web -it -- sh`. Until a stream ends, nothing else tells.
+fn is_terminal(command: &str) -> bool {
+    let options = command.split(" -- ").next().unwrap_or_default();
+    options.split(' ').any(|word| matches!(word, "-it" | "-t"))
+}
+
+fn digest(file: &PathBuf) -> io::Result<Hash> {
+    let (mut file, mut digest, mut buffer) = (File::open(file)?, Sha256::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Hash::new(digest.finalize().into())),
+            read => digest.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Where a playback stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    part: usize,
+    mark: Mark,
+}
+
+/// Reads the events of a recording, one part after the other.
+#[derive(Debug)]
+pub struct Playback {
+    recording: Recording,
+    part: usize,
+    reader: Option<CastReader<BufReader<File>>>,
+    /// Where the first part to be read is to be entered.
+    enter: Mark,
+    time: Duration,
+    /// Whether the session's end has been read.
+    exited: bool,
+    pending: VecDeque<Event>,
+    told: bool,
+}
+
+impl Playback {
+    pub(crate) fn at(recording: Recording, position: Position) -> Self {
+        Self {
+            recording,
+            part: position.part,
+            reader: None,
+            enter: position.mark,
+            time: position.mark.time,
+            exited: position.mark.over,
+            pending: VecDeque::new(),
+            told: false,
+        }
+    }
+
+    /// Where it stands: what [`Playback::at`] takes. Between two events only.
+    pub(crate) fn position(&self) -> Position {
+        let mark = self.reader.as_ref().map_or(self.enter, CastReader::mark);
+        Position { part: self.part, mark: Mark { time: self.time, ..mark } }
+    }
+
+    /// Whether the recording's own last line has been read.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        self.exited
+    }
+
+    /// The next event; `None` at the end of what is written. Of a stream that is still open, ask again later.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn next_event(&mut self) -> io::Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.reader.is_none() && !self.enter_part()? {
+                return Ok(None);
+            }
+            let Some(reader) = &mut self.reader else { continue };
+            match reader.read()? {
+                Read::Event(mut event) => {
+                    self.time = self.time.max(event.time);
+                    event.time = self.time;
+                    self.exited |= matches!(event.kind, EventKind::Exit(_));
+                    return Ok(Some(event));
+                }
+                Read::End { partial } => {
+                    let another = self.part + 1 < self.recording.parts.len()
+                        || !self.recording.complete && self.recording.find_next();
+                    if another {
+                        if partial {
+                            self.problem("its last line is cut off");
+                        }
+                        self.leave_part();
+                    } else if self.recording.complete && !self.exited && !self.told {
+                        self.told = true;
+                        self.problem(if partial { "its last line is cut off" } else { "it breaks off here" });
+                    } else {
+                        return Ok(None);
+                    }
+                }
+                Read::Wrong(why) => {
+                    if !std::mem::replace(&mut self.told, true) {
+                        self.problem(&why);
+                    } else if self.part + 1 < self.recording.parts.len() {
+                        self.leave_part();
+                    } else {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the part it stands at; whether there is one.
+    fn enter_part(&mut self) -> io::Result<bool> {
+        let Some(part) = self.recording.parts.get(self.part) else { return Ok(false) };
+        let mut file = match File::open(&part.file) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.problem("it is not there any more");
+                self.leave_part();
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        file.seek(SeekFrom::Start(self.enter.offset))?;
+        self.reader = Some(CastReader::new(BufReader::with_capacity(64 * 1024, file), self.enter));
+        Ok(true)
+    }
+
+    fn leave_part(&mut self) {
+        self.part += 1;
+        self.reader = None;
+        self.enter = Mark::default();
+        self.told = false;
+    }
+
+    fn problem(&mut self, what: &str) {
+        let name = self.recording.parts.get(self.part).map_or("", |part| part.name.as_str());
+        let kind = EventKind::Problem(format!("{name}: {what}"));
+        self.pending.push_back(Event { time: self.time, kind });
+    }
+}

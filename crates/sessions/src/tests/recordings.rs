@@ -1,0 +1,255 @@
+//! What was sent, what was recorded, what is read back, and what is shown.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::{Log, With, exit, pass};
+use crate::cast::{EventKind, Source};
+use crate::{Integrity, Player, Recording, read_text};
+use portcullis_core::Channel;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Sent {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    Stdin(Vec<u8>),
+    Resize(u16, u16),
+    Pause(u16),
+}
+
+fn sent() -> impl Strategy<Value = Vec<Sent>> {
+    // Whole characters, pieces of characters, and bytes that are none.
+    let data = || {
+        prop_oneof![
+            "\\PC{0,20}".prop_map(String::into_bytes),
+            "[a-z\\x1b\\x00\\r\\n\u{9b}]{0,20}".prop_map(String::into_bytes),
+            ("\\PC{1,8}", any::<prop::sample::Index>())
+                .prop_map(|(text, cut)| text.as_bytes()[..cut.index(text.len())].to_vec()),
+            ("\\PC{1,8}", any::<prop::sample::Index>())
+                .prop_map(|(text, cut)| text.as_bytes()[cut.index(text.len())..].to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..30),
+        ]
+    };
+    let one = prop_oneof![
+        4 => data().prop_map(Sent::Stdout),
+        2 => data().prop_map(Sent::Stderr),
+        2 => data().prop_map(Sent::Stdin),
+        1 => (1_u16..200, 1_u16..100).prop_map(|(w, h)| Sent::Resize(w, h)),
+        1 => (0_u16..5000).prop_map(Sent::Pause),
+    ];
+    proptest::collection::vec(one, 0..40)
+}
+
+/// What is to be read back of one channel: its bytes as UTF-8, and U+FFFD for what is none.
+///
+/// Where a sequence that is no UTF-8 is cut in two, it may count twice: that is all that may differ.
+fn without_replacements(text: &str) -> String {
+    text.replace('\u{fffd}', "")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_sent_is_read_back(sent in sent(), part in 150_u64..2000) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let log = Log::with(|options| options.record_input(true).recording_part(part).recording_limit(part * 100));
+            let (id, mut stage) = log.stream("/pods/web/exec?command=sh", With::default()).await;
+            let (mut bytes, mut sizes, mut channels) = <([Vec<u8>; 3], Vec<(u16, u16)>, Vec<usize>)>::default();
+            for one in &sent {
+                let (channel, at, data) = match one {
+                    Sent::Stdout(data) => (Channel::Stdout, 0, data),
+                    Sent::Stderr(data) => (Channel::Stderr, 1, data),
+                    Sent::Stdin(data) => (Channel::Stdin, 2, data),
+                    Sent::Resize(width, height) => {
+                        let size = format!(r#"{{"Width":{width},"Height":{height}}}"#);
+                        pass(&mut *stage, Channel::Resize, size);
+                        sizes.push((*width, *height));
+                        continue;
+                    }
+                    Sent::Pause(millis) => {
+                        log.advance(Duration::from_millis((*millis).into()));
+                        continue;
+                    }
+                };
+                pass(&mut *stage, channel, data.clone());
+                bytes[at].extend(data);
+                // What is kept back until a character is whole comes later; what is whole, in its order.
+                if std::str::from_utf8(data).is_ok() && !data.is_empty() && channels.last() != Some(&at) {
+                    channels.push(at);
+                }
+            }
+            exit(stage, 0).await;
+
+            let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
+            prop_assert_eq!(recording.check().unwrap(), Integrity::Intact);
+            let (mut texts, mut shown, mut order) = <([String; 3], Vec<(u16, u16)>, Vec<usize>)>::default();
+            let (mut playback, mut time, mut exits) = (recording.play(), Duration::ZERO, Vec::new());
+            while let Some(event) = playback.next_event().unwrap() {
+                prop_assert!(event.time >= time);
+                time = event.time;
+                let at = match event.kind {
+                    EventKind::Output(Source::Stdout, text) => { texts[0].push_str(&text); 0 }
+                    EventKind::Output(Source::Stderr, text) => { texts[1].push_str(&text); 1 }
+                    EventKind::Input(text) => { texts[2].push_str(&text); 2 }
+                    EventKind::Begin(header) => { shown.push(header.size); continue }
+                    EventKind::Resize(width, height) => { shown.push((width, height)); continue }
+                    EventKind::Exit(exit) => { exits.push(exit); continue }
+                    other => { prop_assert!(false, "{:?}", other); continue }
+                };
+                order.push(at);
+            }
+            prop_assert_eq!(exits, ["0"]);
+            for (text, bytes) in texts.iter().zip(&bytes) {
+                match std::str::from_utf8(bytes) {
+                    Ok(whole) => prop_assert_eq!(text, whole),
+                    Err(_) => prop_assert_eq!(
+                        without_replacements(text),
+                        without_replacements(&String::from_utf8_lossy(bytes))
+                    ),
+                }
+            }
+            // The channels take turns as they did: what was whole is a subsequence of what was recorded.
+            let mut recorded = order.iter();
+            prop_assert!(channels.iter().all(|at| recorded.any(|seen| seen == at)), "{:?} {:?}", channels, order);
+            // A part's header repeats the size of the terminal.
+            shown.dedup();
+            sizes.dedup();
+            if shown.first() == Some(&(80, 24)) && sizes.first() != Some(&(80, 24)) {
+                shown.remove(0);
+            }
+            prop_assert_eq!(shown, sizes.into_iter().collect::<Vec<_>>());
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn whatever_stands_in_a_recording_it_is_played_up_to_there(cut in any::<prop::sample::Index>(), noise in proptest::collection::vec(any::<u8>(), 0..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let log = Log::new();
+            let (id, mut stage) = log.stream("/pods/web/exec?command=sh", With { tty: true, ..With::default() }).await;
+            for line in 0..20 {
+                pass(&mut *stage, Channel::Stdout, format!("line {line}\r\n"));
+            }
+            exit(stage, 0).await;
+            let file = log.dir.path().join("recordings").join(format!("{id}.cast"));
+            let mut bytes = std::fs::read(&file).unwrap();
+            bytes.truncate(cut.index(bytes.len()));
+            let whole_lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+            bytes.extend(noise);
+            std::fs::write(&file, &bytes).unwrap();
+            let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
+            prop_assert!(matches!(recording.check().unwrap(), Integrity::Changed(_)));
+            let mut player = Player::new(recording);
+            let mut outputs = 0;
+            while let Some(event) = player.step().unwrap() {
+                outputs += usize::from(matches!(event.kind, EventKind::Output(..)));
+            }
+            prop_assert!(outputs + 1 >= whole_lines, "{} of {}", outputs, whole_lines);
+            prop_assert_eq!(player.problems().len(), 1);
+            Ok(())
+        })?;
+    }
+}
+
+/// A recording of some megabytes, whose screen changes all the time.
+async fn long(log: &Log) -> Recording {
+    let (id, mut stage) =
+        log.stream("/pods/web/exec?command=top", With { tty: true, ..With::default() }).await;
+    pass(&mut *stage, Channel::Resize, r#"{"Width":90,"Height":30}"#);
+    for tick in 0..2000_u32 {
+        log.advance(Duration::from_millis(100));
+        let mut screen = format!("\x1b[H\x1b[3{}mtick {tick}\x1b[0m", tick % 8);
+        for row in 0..20 {
+            screen += &format!("\r\n{:>60}", tick.wrapping_mul(2_654_435_761).rotate_left(row));
+        }
+        if tick == 1000 {
+            pass(&mut *stage, Channel::Resize, r#"{"Width":70,"Height":25}"#);
+        }
+        pass(&mut *stage, Channel::Stdout, screen);
+    }
+    exit(stage, 0).await;
+    Recording::of(&log.step(id), &log.reader()).unwrap()
+}
+
+#[tokio::test]
+async fn to_whatever_time_one_goes_the_screen_is_the_one_that_was_there() {
+    let log = Log::with(|options| options.recording_part(600_000));
+    let recording = long(&log).await;
+    let mut player = Player::new(recording.clone());
+    let mut seconds = 7_u64;
+    for _ in 0..40 {
+        seconds = (seconds * 7919 + 13) % 215;
+        let time = Duration::from_millis(seconds * 1000 + 50);
+        player.seek(time).unwrap();
+        let mut fresh = Player::new(recording.clone());
+        while fresh.next_time().unwrap().is_some_and(|next| next <= time) {
+            fresh.step().unwrap();
+        }
+        assert_eq!(player.screen().lines(), fresh.screen().lines(), "at {time:?}");
+        assert_eq!(player.screen().size(), fresh.screen().size());
+        assert_eq!(player.exit(), fresh.exit());
+    }
+    assert!(player.problems().is_empty());
+}
+
+#[tokio::test]
+async fn a_part_that_is_gone_is_said_and_the_rest_is_played() {
+    let log = Log::with(|options| options.recording_part(1000).recording_limit(100_000));
+    let (id, mut stage) = log.stream("/pods/web/exec?command=sh", With::default()).await;
+    for line in 0..100 {
+        pass(&mut *stage, Channel::Stdout, format!("line {line}\n"));
+    }
+    exit(stage, 0).await;
+    let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
+    let mut text = String::new();
+    let read = |text: &mut String| {
+        text.clear();
+        read_text(&recording, |_, piece| {
+            text.push_str(piece);
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap()
+    };
+    assert!(read(&mut text).problems.is_empty());
+    let whole: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
+    assert_eq!(text.lines().collect::<Vec<_>>(), whole);
+    let second = format!("{id}.2.cast");
+    std::fs::remove_file(log.dir.path().join("recordings").join(&second)).unwrap();
+    let end = read(&mut text);
+    assert_eq!(end.problems, [format!("{second}: it is not there any more")]);
+    assert_eq!(end.exit.as_deref(), Some("0"));
+    assert!(text.starts_with("line 0\n") && text.ends_with("line 99\n") && text.lines().count() < 100);
+    assert_eq!(recording.check().unwrap(), Integrity::Missing(second));
+}
+
+#[tokio::test]
+async fn an_export_as_asciicast_is_the_recording_in_one() {
+    let log = Log::with(|options| options.recording_part(300).recording_limit(100_000));
+    let (id, mut stage) =
+        log.stream("/pods/web/exec?command=sh", With { tty: true, ..With::default() }).await;
+    pass(&mut *stage, Channel::Resize, r#"{"Width":90,"Height":30}"#);
+    for line in 0..30 {
+        log.advance(Duration::from_millis(10));
+        pass(
+            &mut *stage,
+            if line % 2 == 0 { Channel::Stdout } else { Channel::Stderr },
+            format!("\x1b]0;{line}\x07\u{9b}m"),
+        );
+    }
+    exit(stage, 3).await;
+    let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
+    let mut out = Vec::new();
+    crate::export::asciicast(&mut out, &recording).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+    let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    assert_eq!(lines.next().unwrap()["width"], 90);
+    let events: Vec<_> = lines.collect();
+    assert_eq!(events.iter().filter(|event| event[1] == "o").count(), 30);
+    assert_eq!(events[2], serde_json::json!([0.02, "o", "\x1b]0;1\x07\u{9b}m"]));
+    assert_eq!(events.last().unwrap()[2], "3");
+}

@@ -1,0 +1,117 @@
+//! A recording as plain text: what a person would have read.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use crate::cast::{EventKind, Source};
+use crate::clean;
+use crate::recording::Recording;
+use crate::screen::Screen;
+
+/// How a recording ended, once it has been read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextEnd {
+    /// The exit status, or why there is none; `None` if the recording does not say.
+    pub exit: Option<String>,
+    /// Where it is not whole.
+    pub problems: Vec<String>,
+    /// Whether reading was stopped before its end.
+    pub stopped: bool,
+}
+
+/// Reads a recording as plain text, piece by piece, in constant memory; `each` may stop it.
+///
+/// Of a terminal, these are the lines that were on its screen, as they leave it, and what is left at the end; what a
+/// full-screen program drew is not among them. Without a terminal it is what the command wrote to either output.
+///
+/// # Errors
+/// When a file cannot be read, or `each` fails.
+pub fn read_text(
+    recording: &Recording,
+    each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+) -> io::Result<TextEnd> {
+    follow_text(recording, each, || Ok(false))
+}
+
+/// As [`read_text`]; at the end of what is written `wait` says whether to go on, once it has waited for more.
+///
+/// # Errors
+/// When a file cannot be read, or `each` or `wait` fails.
+pub fn follow_text(
+    recording: &Recording,
+    mut each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+    mut wait: impl FnMut() -> io::Result<bool>,
+) -> io::Result<TextEnd> {
+    let (mut playback, mut end) = (recording.play(), TextEnd::default());
+    let mut screen: Option<Screen> = None;
+    let mut pieces = Pieces::default();
+    loop {
+        let Some(event) = playback.next_event()? else {
+            match !playback.has_exited() && wait()? {
+                true => continue,
+                false => break,
+            }
+        };
+        let mut text = String::new();
+        let mut source = Source::Stdout;
+        let mut left = |line: &str, goes_on: bool| {
+            text.push_str(line);
+            if !goes_on {
+                text.push('\n');
+            }
+        };
+        match event.kind {
+            EventKind::Begin(header) if recording.is_tty() => match &mut screen {
+                Some(screen) => screen.resize_with(header.size, left),
+                None => screen = Some(Screen::new(header.size, true)),
+            },
+            EventKind::Resize(columns, rows) => {
+                if let Some(screen) = &mut screen {
+                    screen.resize_with((columns, rows), left);
+                }
+            }
+            EventKind::Output(from, written) => match &mut screen {
+                Some(screen) => screen.output_with(&written, &mut left),
+                None => (source, text) = (from, pieces.whole(from, written)),
+            },
+            EventKind::Exit(exit) => end.exit = Some(exit),
+            EventKind::Problem(what) => end.problems.push(what),
+            EventKind::Begin(_) | EventKind::Input(_) => {}
+        }
+        if !text.is_empty() && each(source, &text)?.is_break() {
+            end.stopped = true;
+            return Ok(end);
+        }
+    }
+    let rest = screen.iter().flat_map(Screen::remaining_text);
+    for (line, goes_on) in rest {
+        let text = if goes_on { line } else { line + "\n" };
+        if each(Source::Stdout, &text)?.is_break() {
+            end.stopped = true;
+            break;
+        }
+    }
+    Ok(end)
+}
+
+/// Keeps a carriage return back until it is known whether a line feed follows.
+#[derive(Default)]
+struct Pieces {
+    stdout: bool,
+    stderr: bool,
+}
+
+impl Pieces {
+    fn whole(&mut self, from: Source, written: String) -> String {
+        let kept = match from {
+            Source::Stdout => &mut self.stdout,
+            Source::Stderr => &mut self.stderr,
+        };
+        let mut written = if *kept { format!("\r{written}") } else { written };
+        *kept = written.ends_with('\r');
+        if *kept {
+            written.pop();
+        }
+        clean::block(&written)
+    }
+}
