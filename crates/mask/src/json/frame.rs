@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
+use super::skim::Level;
 use crate::rules::{RuleBits, RuleId, StateId};
 
 /// An open container. There are many, most are nothing special, and their facts are kept elsewhere: see [`Frames`].
@@ -176,6 +177,28 @@ impl Frames {
         {
             self.step = Step::Index(top.index);
             top.index = top.index.wrapping_add(1);
+        }
+    }
+
+    /// Values have been passed over that are nothing special, and these containers are open now: the innermost one, and others
+    /// in it.
+    pub(super) fn passed_over(&mut self, levels: &[Level]) {
+        let Some((outer, inner)) = levels.split_first() else { return };
+        self.count_elements(outer.elements);
+        for level in inner {
+            let Some(around) = self.open.last() else { return };
+            self.step = match around.object {
+                true => Step::Key(level.key.0, level.key.1),
+                false => Step::Index(around.index.wrapping_sub(1)),
+            };
+            self.push(Frame::new(level.object, level.state, around.nearest));
+            self.count_elements(level.elements);
+        }
+    }
+
+    fn count_elements(&mut self, elements: u32) {
+        if let Some(top) = self.open.last_mut() {
+            top.index = top.index.wrapping_add(elements);
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     frame::{Frame, Frames, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
+    skim::Level,
     table::Columns,
 };
 use crate::{
@@ -161,6 +162,8 @@ pub(super) struct Core {
     /// The state of the next value: set by its key, or by the array.
     next_state: StateId,
     in_array: bool,
+    /// The innermost container's state, if what happens to a value in it goes by the value's own state and nothing else.
+    quiet: Option<StateId>,
     /// Whether everything in the innermost container is masked; and what is looked for there, if it is only searched.
     inside: bool,
     searched_inside: Searched,
@@ -186,6 +189,7 @@ impl Core {
             said: Vec::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
+            quiet: None,
             inside: false,
             searched_inside: Some(DetectorSet::default()),
             key_rules: Vec::new(),
@@ -212,6 +216,7 @@ impl Core {
     pub(super) fn enter_container(&mut self) {
         let Some(top) = self.frames.last() else {
             (self.in_array, self.inside, self.next_state) = (false, false, Automaton::<Accept>::ROOT);
+            self.quiet = None;
             return;
         };
         self.inside = top.inside.is_some() || top.searching != 0;
@@ -221,6 +226,7 @@ impl Core {
                 .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
         };
         self.in_array = !top.object;
+        self.quiet = (!self.inside && !self.scope.has_keys).then_some(top.state);
         if self.in_array {
             self.next_state = self.scope.automaton().element(top.state);
             self.key_rules.clear();
@@ -617,5 +623,15 @@ impl Handler for Core {
 
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind> {
         self.end_of_value(end)
+    }
+
+    #[inline]
+    fn quiet(&self) -> Option<(&Automaton<Accept>, StateId)> {
+        Some((self.scope.automaton(), self.quiet?))
+    }
+
+    fn passed_over(&mut self, levels: &[Level]) {
+        self.frames.passed_over(levels);
+        self.enter_container();
     }
 }

@@ -8,6 +8,7 @@ mod leaf;
 mod masker;
 mod said;
 mod scan;
+mod skim;
 mod stops;
 mod table;
 mod text;
