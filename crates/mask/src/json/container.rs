@@ -22,6 +22,10 @@ impl Core {
             self.leaf.active = false;
             self.mask_container(&mut frame);
         }
+        if frame.searching != 0 {
+            let passes = self.goes_on(state) && !self.is_special(state);
+            self.searched_state(state).containers = passes;
+        }
         let accepts = self.scope.automaton().accepts(state);
         if accepts.is_empty() || !object {
             self.frames.push(frame);
@@ -70,6 +74,17 @@ impl Core {
             _ => true,
         };
         self.key_rules.is_empty() && self.scope.automaton().accepts(state).iter().all(known)
+    }
+
+    /// Whether something becomes known of a container by its state.
+    fn is_special(&self, state: StateId) -> bool {
+        let special = |accept: &Accept| {
+            matches!(
+                accept,
+                Accept::Object | Accept::ListItem | Accept::Metadata | Accept::Table | Accept::Column
+            )
+        };
+        self.scope.automaton().accepts(state).iter().any(special)
     }
 
     /// Notes which rules certainly have to do with all that is in the container that starts: the first that masks, and all that

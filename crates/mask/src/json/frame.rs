@@ -191,7 +191,8 @@ impl Frames {
                 true => Step::Key(level.key.0, level.key.1),
                 false => Step::Index(around.index.wrapping_sub(1)),
             };
-            self.push(Frame::new(level.object, level.state, around.nearest));
+            let Frame { nearest, searching, cell, .. } = *around;
+            self.push(Frame { searching, cell, ..Frame::new(level.object, level.state, nearest) });
             self.count_elements(level.elements);
         }
     }

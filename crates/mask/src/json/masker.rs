@@ -7,7 +7,7 @@ use super::{
     frame::{Frame, Frames, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
-    skim::Level,
+    skim::{Level, Quiet, SearchedState},
     table::Columns,
 };
 use crate::{
@@ -155,14 +155,15 @@ pub(super) struct Core {
     pub(super) frames: Frames,
     /// The value's state, if nothing has been asked about it yet but what is looked for in it.
     unasked: Option<StateId>,
-    /// By state, what is looked for in strings there if nothing else may happen to them; `None` where nobody has asked.
-    searched: Vec<Option<Searched>>,
+    /// What is known of states: of containers if all around them is searched for `searched_for`.
+    searched: Vec<SearchedState>,
+    searched_for: RuleBits,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
     /// The state of the next value: set by its key, or by the array.
     next_state: StateId,
     in_array: bool,
-    /// The innermost container's state, if what happens to a value in it goes by the value's own state and nothing else.
+    /// The innermost container's state, if values in it may be passed over.
     quiet: Option<StateId>,
     /// Whether everything in the innermost container is masked; and what is looked for there, if it is only searched.
     inside: bool,
@@ -186,6 +187,7 @@ impl Core {
             frames: Frames::default(),
             unasked: None,
             searched: Vec::new(),
+            searched_for: 0,
             said: Vec::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
@@ -226,7 +228,11 @@ impl Core {
                 .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
         };
         self.in_array = !top.object;
-        self.quiet = (!self.inside && !self.scope.has_keys).then_some(top.state);
+        self.quiet = (self.searched_inside.is_some() && !self.scope.has_keys).then_some(top.state);
+        if top.searching != self.searched_for && top.searching != 0 {
+            self.searched_for = top.searching;
+            self.searched.iter_mut().for_each(|state| state.containers = false);
+        }
         if self.in_array {
             self.next_state = self.scope.automaton().element(top.state);
             self.key_rules.clear();
@@ -246,12 +252,17 @@ impl Core {
             return None;
         }
         let inside = self.searched_inside?;
-        if self.searched.is_empty() {
-            self.searched.resize(self.scope.automaton().states(), None);
-        }
-        let known = self.searched[state as usize];
+        let known = self.searched_state(state).strings;
         let here = known.unwrap_or_else(|| self.ask_whether_searched(state));
         Some(here?.union(inside))
+    }
+
+    #[inline]
+    pub(super) fn searched_state(&mut self, state: StateId) -> &mut SearchedState {
+        if self.searched.is_empty() {
+            self.searched.resize(self.scope.automaton().states(), SearchedState::default());
+        }
+        &mut self.searched[state as usize]
     }
 
     fn ask_whether_searched(&mut self, state: StateId) -> Searched {
@@ -268,14 +279,14 @@ impl Core {
             }
             _ => None,
         });
-        self.searched[state as usize] = Some(searched);
+        self.searched[state as usize].strings = Some(searched);
         searched
     }
 
     /// What detectors look for in the value, if that is all that may happen to it, and can be told at a glance.
     fn only_searched(&self) -> Option<DetectorSet> {
         let leaf = &self.leaf;
-        if !leaf.masking || leaf.nested.is_some() || leaf.captures.any() {
+        if !leaf.masking || leaf.nested.is_some() {
             return None;
         }
         let mut sets = leaf.candidates.iter().map(|candidate| self.scope.glance(candidate.rule));
@@ -554,6 +565,12 @@ impl Handler for Core {
 
     fn glance(&mut self, start: usize, end: usize) -> bool {
         let harmless = self.leaf.searched.is_some_and(|wanted| !finds(&self.chunk[start..end], wanted));
+        if harmless && self.unasked.is_none() && self.leaf.captures.any() {
+            // It passes, but it says something.
+            self.leaf.candidates.clear();
+            (self.leaf.masking, self.leaf.searched) = (false, None);
+            return false;
+        }
         if harmless {
             self.leaf.active = false;
             self.unasked = None;
@@ -626,8 +643,10 @@ impl Handler for Core {
     }
 
     #[inline]
-    fn quiet(&self) -> Option<(&Automaton<Accept>, StateId)> {
-        Some((self.scope.automaton(), self.quiet?))
+    fn quiet(&self) -> Option<Quiet<'_>> {
+        let (state, everywhere) = (self.quiet?, self.searched_inside?);
+        let searched = self.inside.then_some((self.searched.as_slice(), everywhere));
+        Some(Quiet { automaton: self.scope.automaton(), state, searched })
     }
 
     fn passed_over(&mut self, levels: &[Level]) {

@@ -5,14 +5,11 @@
 //! time ([`Stops`]), and copied only if the handler wants them.
 
 use super::{
-    skim::{Bounds, Level, Upcoming, skim},
+    skim::{Bounds, Level, Quiet, Upcoming, skim},
     stops::Stops,
     text::{Content, StringScan},
 };
-use crate::{
-    MaskError, MaskErrorKind,
-    rules::{Accept, Automaton, StateId},
-};
+use crate::{MaskError, MaskErrorKind};
 
 /// What a scanner tells. Positions are offsets into the chunk given to [`Scanner::push`].
 pub(crate) trait Handler {
@@ -37,8 +34,8 @@ pub(crate) trait Handler {
     fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Interest;
     /// It ended just before `end`.
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind>;
-    /// The innermost container's state, if nothing needs to be told of the values in it whose own states are plain.
-    fn quiet(&self) -> Option<(&Automaton<Accept>, StateId)> {
+    /// Of which values in the innermost container nothing needs to be told, if of any.
+    fn quiet(&self) -> Option<Quiet<'_>> {
         None
     }
     /// So values have been passed over, and these containers are open now, the one that was innermost first.
@@ -299,7 +296,7 @@ impl Scanner {
     /// Passes over what the handler does not want to know of. Says whether there was anything.
     #[inline]
     fn pass_over<H: Handler>(&mut self, chunk: &[u8], at: &mut usize, handler: &mut H) -> bool {
-        let Some((automaton, state)) = handler.quiet() else { return false };
+        let Some(quiet) = handler.quiet() else { return false };
         let object = self.in_object();
         let upcoming = match self.state {
             State::FirstKey | State::FirstElement => Upcoming::First,
@@ -308,10 +305,9 @@ impl Scanner {
             _ => return false,
         };
         let began = *at;
-        let outer = Level { object, state, elements: 0, key: (0, 0) };
         let bounds = Bounds { levels: self.max_depth.saturating_sub(self.stack.len()), key: self.max_key };
-        let upcoming =
-            skim(chunk, at, (outer, upcoming), &mut self.stops, automaton, bounds, &mut self.levels);
+        let levels = &mut self.levels;
+        let upcoming = skim(chunk, at, (object, upcoming), &mut self.stops, &quiet, bounds, levels);
         if *at == began {
             return false;
         }

@@ -5,7 +5,50 @@
 //! (white space, escapes, fractions, what is wrong), so that the scanner reads that, and judges it.
 
 use super::stops::Stops;
-use crate::rules::{Accept, Automaton, StateId};
+use crate::{
+    detect::{DetectorSet, finds},
+    rules::{Accept, Automaton, StateId},
+};
+
+/// In which container values may be passed over, and which of them.
+pub(crate) struct Quiet<'a> {
+    pub(super) automaton: &'a Automaton<Accept>,
+    /// The container's.
+    pub(super) state: StateId,
+    /// What is known of each state, where everything is searched; otherwise those pass of which no rule says anything.
+    pub(super) searched: Option<(&'a [SearchedState], DetectorSet)>,
+}
+
+/// What is known of a state, where everything is searched.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SearchedState {
+    /// What is looked for in strings, if nothing else may happen to them; `None` where nobody has asked.
+    pub(super) strings: Option<Option<DetectorSet>>,
+    /// Whether nothing is to be done about a container, but about what is in it.
+    pub(super) containers: bool,
+}
+
+/// A value that may be passed over.
+enum Value<'a> {
+    Container,
+    Text(&'a [u8]),
+    Scalar,
+}
+
+impl Quiet<'_> {
+    #[inline]
+    fn passes(&self, state: StateId, value: &Value<'_>) -> bool {
+        let Some((states, everywhere)) = self.searched else { return self.automaton.is_plain(state) };
+        let Some(known) = states.get(state as usize) else { return false };
+        match value {
+            Value::Container => known.containers,
+            Value::Scalar => matches!(known.strings, Some(Some(_))),
+            Value::Text(text) => {
+                matches!(known.strings, Some(Some(here)) if !finds(text, here.union(everywhere)))
+            }
+        }
+    }
+}
 
 /// An open container in which values are passed over.
 #[derive(Clone, Copy)]
@@ -43,45 +86,42 @@ pub(super) struct Bounds {
 pub(super) fn skim(
     chunk: &[u8],
     at: &mut usize,
-    (outer, mut upcoming): (Level, Upcoming),
+    (object, mut upcoming): (bool, Upcoming),
     stops: &mut Stops,
-    automaton: &Automaton<Accept>,
+    quiet: &Quiet<'_>,
     bounds: Bounds,
     levels: &mut Vec<Level>,
 ) -> Upcoming {
     levels.clear();
-    let mut here = outer;
+    let automaton = quiet.automaton;
+    let mut here = Level { object, state: quiet.state, elements: 0, key: (0, 0) };
     'values: loop {
-        let (mut value, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
+        let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
         if here.object {
             let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':')) else {
                 break;
             };
-            value = end + 1;
+            start = end + 1;
             key = (*at + 1, end - *at - 2);
             if key.1 > bounds.key {
                 break;
             }
             state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
         }
-        if !automaton.is_plain(state) {
+        let Some((end, value)) = value(chunk, start, stops) else { break };
+        let too_deep = matches!(value, Value::Container) && levels.len() >= bounds.levels;
+        if too_deep || !quiet.passes(state, &value) {
             break;
         }
-        if let Some(bracket @ (b'{' | b'[')) = chunk.get(value) {
-            if levels.len() >= bounds.levels {
-                break;
-            }
-            here.elements = here.elements.wrapping_add(1);
+        here.elements = here.elements.wrapping_add(1);
+        (*at, upcoming) = (end, Upcoming::Next);
+        if let Value::Container = value {
             levels.push(here);
-            here = Level { object: *bracket == b'{', state, elements: 0, key };
-            (*at, upcoming) = (value + 1, Upcoming::First);
+            here = Level { object: chunk[start] == b'{', state, elements: 0, key };
+            upcoming = Upcoming::First;
             if !matches!(chunk.get(*at), Some(b'}' | b']')) {
                 continue;
             }
-        } else {
-            let Some(end) = leaf(chunk, value, stops) else { break };
-            here.elements = here.elements.wrapping_add(1);
-            (*at, upcoming) = (end, Upcoming::Next);
         }
         // The ends of containers, as many as there are, and a comma.
         loop {
@@ -102,19 +142,20 @@ pub(super) fn skim(
     upcoming
 }
 
-/// Where a value ends that holds no others and starts here.
+/// The value that starts here, and where it ends; or, of a container, where what is in it begins.
 #[inline]
-fn leaf(chunk: &[u8], at: usize, stops: &mut Stops) -> Option<usize> {
+fn value<'a>(chunk: &'a [u8], at: usize, stops: &mut Stops) -> Option<(usize, Value<'a>)> {
+    let scalar = |end: usize| (end, Value::Scalar);
     match chunk.get(at)? {
-        b'"' => string(chunk, at, stops),
-        b'-' | b'0'..=b'9' => integer(chunk, at),
-        b't' => word(chunk, at, b"true"),
-        b'f' => word(chunk, at, b"false"),
-        b'n' => word(chunk, at, b"null"),
+        b'"' => string(chunk, at, stops).map(|end| (end, Value::Text(&chunk[at + 1..end - 1]))),
+        b'{' | b'[' => Some((at + 1, Value::Container)),
+        b'-' | b'0'..=b'9' => integer(chunk, at).map(scalar),
+        b't' => word(chunk, at, b"true").map(scalar),
+        b'f' => word(chunk, at, b"false").map(scalar),
+        b'n' => word(chunk, at, b"null").map(scalar),
         _ => None,
     }
 }
-
 /// Where a string ends whose first quote is here.
 #[inline]
 fn string(chunk: &[u8], at: usize, stops: &mut Stops) -> Option<usize> {
