@@ -207,11 +207,13 @@ fn mask(
 
 /// Puts neighbouring small pieces together; large ones stay as they are, uncopied.
 fn pack(pieces: &mut Vec<Piece>, output: &mut VecDeque<Bytes>) {
-    let mut small = BytesMut::new();
     let alone = pieces.len() == 1;
+    let is_small = |length: &usize| *length < SMALL && !alone;
+    let room = pieces.iter().map(|piece| piece.bytes().len()).filter(is_small).sum();
+    let mut small = BytesMut::with_capacity(room);
     for piece in pieces.drain(..) {
         let bytes = piece.into_bytes();
-        if bytes.len() < SMALL && !alone {
+        if is_small(&bytes.len()) {
             small.extend_from_slice(&bytes);
             continue;
         }

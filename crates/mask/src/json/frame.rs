@@ -24,18 +24,15 @@ pub(super) struct Frame {
     path_len: usize,
     /// The nearest Kubernetes object: this container, one around it, or else the document.
     pub(super) nearest: usize,
-    /// Everything inside is masked.
-    pub(super) inside: Option<Inside>,
-    /// All strings inside are searched by these.
-    pub(super) searching: RuleBits,
-    /// That is so because it is a Table's cell, or inside one.
-    pub(super) cell: bool,
+    /// Where it is said what happens to all in it; 0 if nothing does.
+    cover: u32,
     /// Where its facts are.
-    facts: usize,
+    facts: u32,
 }
 
 impl Frame {
-    pub(super) fn new(object: bool, state: StateId, nearest: usize) -> Self {
+    /// Nothing special: what is true of all in the container around it is true of all in this one.
+    pub(super) fn within(parent: Option<&Self>, object: bool, state: StateId) -> Self {
         Self {
             object,
             list_item: false,
@@ -44,13 +41,22 @@ impl Frame {
             index: 0,
             step: Step::Written,
             path_len: 0,
-            nearest,
-            inside: None,
-            searching: 0,
-            cell: false,
+            nearest: parent.map_or(0, |parent| parent.nearest),
+            cover: parent.map_or(0, |parent| parent.cover),
             facts: 0,
         }
     }
+}
+
+/// What happens to all that is in a container.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) struct Cover {
+    /// Everything is masked.
+    pub(super) inside: Option<Inside>,
+    /// All strings are searched by these.
+    pub(super) searching: RuleBits,
+    /// That is so because it is a Table's cell, or inside one.
+    pub(super) cell: bool,
 }
 
 /// The last step of a path.
@@ -72,7 +78,10 @@ pub(super) struct Frames {
     open: Vec<Frame>,
     /// At 0 those of every container of which nothing is known.
     facts: Vec<Facts>,
-    free: Vec<usize>,
+    free: Vec<u32>,
+    /// At 0 that of every container to whose content nothing happens; then one after another, as containers differ from the
+    /// ones around them.
+    covers: Vec<Cover>,
     /// From the document's root to the current container, or value, for tokens: keys after 0, indexes after 1.
     path: Vec<u8>,
     /// How many containers have their step in the path.
@@ -84,9 +93,10 @@ pub(super) struct Frames {
 impl Default for Frames {
     fn default() -> Self {
         Self {
-            open: Vec::new(),
+            open: Vec::with_capacity(8),
             facts: vec![Facts::default()],
             free: Vec::new(),
+            covers: vec![Cover::default()],
             path: Vec::new(),
             written: 0,
             step: Step::Written,
@@ -127,8 +137,11 @@ impl Frames {
     pub(super) fn pop(&mut self) -> Option<Frame> {
         let frame = self.open.pop()?;
         if frame.facts != 0 {
-            self.facts[frame.facts].clear();
+            self.facts[frame.facts as usize].clear();
             self.free.push(frame.facts);
+        }
+        if frame.cover != self.open.last().map_or(0, |around| around.cover) {
+            self.covers.truncate(frame.cover as usize);
         }
         if self.written > self.open.len() {
             self.written = self.open.len();
@@ -141,17 +154,32 @@ impl Frames {
     /// What is known of the container at this depth.
     #[inline]
     pub(super) fn facts(&self, depth: usize) -> &Facts {
-        &self.facts[self.open[depth].facts]
+        &self.facts[self.open[depth].facts as usize]
+    }
+
+    /// What happens to all that is in a container, if anything does.
+    #[inline]
+    pub(super) fn cover(&self, frame: &Frame) -> Option<Cover> {
+        (frame.cover != 0).then(|| self.covers[frame.cover as usize])
+    }
+
+    /// This happens to all that is in a container, which starts in the innermost one.
+    pub(super) fn put_under(&mut self, frame: &mut Frame, cover: Cover) {
+        if cover != self.covers[frame.cover as usize] {
+            frame.cover = self.covers.len() as u32;
+            self.covers.push(cover);
+        }
     }
 
     pub(super) fn facts_mut(&mut self, depth: usize) -> &mut Facts {
         if self.open[depth].facts == 0 {
             self.open[depth].facts = self.free.pop().unwrap_or_else(|| {
                 self.facts.push(Facts::default());
-                self.facts.len() - 1
+                self.facts.len() as u32 - 1
             });
         }
-        &mut self.facts[self.open[depth].facts]
+        let facts = self.open[depth].facts;
+        &mut self.facts[facts as usize]
     }
 
     /// The current value is a member, whose key lies in the chunk as it is.
@@ -191,8 +219,7 @@ impl Frames {
                 true => Step::Key(level.key.0, level.key.1),
                 false => Step::Index(around.index.wrapping_sub(1)),
             };
-            let Frame { nearest, searching, cell, .. } = *around;
-            self.push(Frame { searching, cell, ..Frame::new(level.object, level.state, nearest) });
+            self.push(Frame::within(Some(around), level.object, level.state));
             self.count_elements(level.elements);
         }
     }
@@ -250,7 +277,7 @@ impl Step {
 }
 
 /// A container that a rule masks: all values in it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Inside {
     pub(super) rule: RuleId,
     pub(super) base64: bool,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Handler, Interest, Scalar, Scanner, Trace,
-    frame::{Frame, Frames, Truth},
+    frame::{Cover, Frame, Frames, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
     skim::{Level, Quiet, SearchedState},
@@ -221,18 +221,22 @@ impl Core {
             self.quiet = None;
             return;
         };
-        self.inside = top.inside.is_some() || top.searching != 0;
-        self.searched_inside = match top.inside {
-            Some(_) => None,
-            None => rules_of(top.searching)
-                .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
-        };
+        if let Some(cover) = self.frames.cover(top) {
+            self.inside = true;
+            self.searched_inside = match cover.inside {
+                Some(_) => None,
+                None => rules_of(cover.searching)
+                    .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
+            };
+            if cover.searching != self.searched_for {
+                self.searched_for = cover.searching;
+                self.searched.iter_mut().for_each(|state| state.containers = false);
+            }
+        } else {
+            (self.inside, self.searched_inside) = (false, Some(DetectorSet::default()));
+        }
         self.in_array = !top.object;
         self.quiet = (self.searched_inside.is_some() && !self.scope.has_keys).then_some(top.state);
-        if top.searching != self.searched_for && top.searching != 0 {
-            self.searched_for = top.searching;
-            self.searched.iter_mut().for_each(|state| state.containers = false);
-        }
         if self.in_array {
             self.next_state = self.scope.automaton().element(top.state);
             self.key_rules.clear();
@@ -248,7 +252,7 @@ impl Core {
     /// What detectors look for in a string in this state, if it is plain that nothing else may happen to it.
     #[inline]
     fn plainly_searched(&mut self, state: StateId) -> Searched {
-        if self.frames.is_empty() || !self.key_rules.is_empty() {
+        if !self.scope.has_searches || self.frames.is_empty() || !self.key_rules.is_empty() {
             return None;
         }
         let inside = self.searched_inside?;
@@ -306,14 +310,13 @@ impl Core {
         // Of what somebody writes, and may not say all, every rule is for it.
         let suspect = self.origin.presumed.suspect;
         let asks = |rule| !suspect && self.scope.depends_on_object(rule);
-        if let Some(inside) = self.frames[depth].inside {
-            let cell = self.frames[depth].cell;
+        let Frame { nearest, .. } = self.frames[depth];
+        let Cover { inside, searching, cell } = self.frames.cover(&self.frames[depth]).unwrap_or_default();
+        if let Some(inside) = inside {
             leaf.candidates
                 .push(Candidate { cell, ..Candidate::new(inside.rule, inside.base64, inside.anchor) });
         }
-        let searching = self.frames[depth].searching;
         for rule in rules_of(searching) {
-            let Frame { nearest, cell, .. } = self.frames[depth];
             leaf.candidates.push(Candidate { cell, ..Candidate::new(rule, false, nearest) });
         }
         for accept in self.scope.automaton().accepts(state) {
@@ -326,7 +329,7 @@ impl Core {
                     }
                     let anchor = match anchor {
                         Anchor::Up(levels) => (depth + 1).saturating_sub(levels as usize),
-                        Anchor::Object => self.frames[depth].nearest,
+                        Anchor::Object => nearest,
                     };
                     let mut condition =
                         (kinds != 0).then_some(KindCondition { kinds, depth: anchor, list: false });
@@ -366,13 +369,12 @@ impl Core {
             }
         }
         for rule in &self.key_rules {
-            let anchor = self.frames[depth].nearest;
             leaf.candidates.push(Candidate {
-                subject: asks(*rule).then_some(anchor),
-                ..Candidate::new(*rule, false, anchor)
+                subject: asks(*rule).then_some(nearest),
+                ..Candidate::new(*rule, false, nearest)
             });
         }
-        if leaf.candidates.len() > 1 && self.frames[depth].inside.is_none() {
+        if leaf.candidates.len() > 1 && inside.is_none() {
             leaf.candidates.sort_by_key(|candidate| candidate.rule);
         }
         if !leaf.candidates.is_empty() {
