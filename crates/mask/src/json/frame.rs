@@ -92,12 +92,14 @@ pub(super) struct Frames {
 
 impl Default for Frames {
     fn default() -> Self {
+        let mut facts = Vec::with_capacity(4);
+        facts.push(Facts::default());
         Self {
             open: Vec::with_capacity(8),
-            facts: vec![Facts::default()],
+            facts,
             free: Vec::new(),
             covers: vec![Cover::default()],
-            path: Vec::new(),
+            path: Vec::with_capacity(64),
             written: 0,
             step: Step::Written,
         }
@@ -123,8 +125,14 @@ impl DerefMut for Frames {
 impl Frames {
     /// The current value is the container.
     #[inline]
-    pub(super) fn push(&mut self, mut frame: Frame) {
-        frame.step = std::mem::replace(&mut self.step, Step::Written);
+    pub(super) fn push(&mut self, frame: Frame) {
+        let step = std::mem::replace(&mut self.step, Step::Written);
+        self.push_after(step, frame);
+    }
+
+    #[inline]
+    fn push_after(&mut self, step: Step, mut frame: Frame) {
+        frame.step = step;
         frame.path_len = self.path.len();
         // What is written is written whole, up to the value.
         if matches!(frame.step, Step::Written) {
@@ -133,22 +141,23 @@ impl Frames {
         self.open.push(frame);
     }
 
+    /// The innermost container ends. Says whether it was some object's `metadata`.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<Frame> {
-        let frame = self.open.pop()?;
-        if frame.facts != 0 {
-            self.facts[frame.facts as usize].clear();
-            self.free.push(frame.facts);
+    pub(super) fn pop(&mut self) -> bool {
+        let Some(Frame { facts, cover, metadata, .. }) = self.open.pop() else { return false };
+        if facts != 0 {
+            self.facts[facts as usize].clear();
+            self.free.push(facts);
         }
-        if frame.cover != self.open.last().map_or(0, |around| around.cover) {
-            self.covers.truncate(frame.cover as usize);
+        if cover != self.open.last().map_or(0, |around| around.cover) {
+            self.covers.truncate(cover as usize);
         }
         if self.written > self.open.len() {
             self.written = self.open.len();
             self.path.truncate(self.open.last().map_or(0, |top| top.path_len));
         }
         self.step = Step::Written;
-        Some(frame)
+        metadata
     }
 
     /// What is known of the container at this depth.
@@ -215,12 +224,12 @@ impl Frames {
         self.count_elements(outer.elements);
         for level in inner {
             let Some(around) = self.open.last() else { return };
-            self.step = match around.object {
+            let step = match around.object {
                 true => Step::Key(level.key.0, level.key.1),
                 false => Step::Index(around.index.wrapping_sub(1)),
             };
-            self.push(Frame::within(Some(around), level.object, level.state));
-            self.count_elements(level.elements);
+            let index = if level.object { 0 } else { level.elements };
+            self.push_after(step, Frame { index, ..Frame::within(Some(around), level.object, level.state) });
         }
     }
 

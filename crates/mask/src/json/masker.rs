@@ -7,6 +7,7 @@ use super::{
     frame::{Cover, Frame, Frames, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
+    memo::Memo,
     skim::{Level, Quiet, SearchedState},
     table::Columns,
 };
@@ -23,7 +24,8 @@ use crate::{
 /// [`Limits::held_bytes`](crate::Limits).
 pub struct Masker {
     scanner: Scanner,
-    core: Core,
+    /// Apart: allocators give out two small pieces of memory faster than a large one.
+    core: Box<Core>,
 }
 
 impl Masker {
@@ -47,7 +49,7 @@ impl Masker {
     fn with(scope: Scope, sequence: bool, origin: Option<Origin>) -> Self {
         let origin = origin.unwrap_or_else(|| Origin::of(&scope));
         let scanner = Scanner::new(scope.limits().depth, scope.limits().key_bytes, sequence);
-        Self { scanner, core: Core::new(scope, origin) }
+        Self { scanner, core: Box::new(Core::new(scope, origin)) }
     }
 
     /// With what earlier documents of a watch have defined.
@@ -80,7 +82,7 @@ impl Masker {
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) -> Result<(), MaskError> {
         self.core.chunk = chunk.clone();
         self.core.passed = 0;
-        self.scanner.push(&chunk, &mut self.core)?;
+        self.scanner.push(&chunk, &mut *self.core)?;
         self.core.end_of_chunk().map_err(|kind| self.scanner.fail(kind, 0))?;
         out.append(&mut self.core.out);
         Ok(())
@@ -94,7 +96,7 @@ impl Masker {
     pub fn finish(&mut self, out: &mut Vec<Piece>) -> Result<(), MaskError> {
         self.core.chunk = Bytes::new();
         self.core.passed = 0;
-        self.scanner.finish(&mut self.core)?;
+        self.scanner.finish(&mut *self.core)?;
         out.append(&mut self.core.out);
         Ok(())
     }
@@ -158,6 +160,7 @@ pub(super) struct Core {
     /// What is known of states: of containers if all around them is searched for `searched_for`.
     searched: Vec<SearchedState>,
     searched_for: RuleBits,
+    pub(super) memo: Memo,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
     /// The state of the next value: set by its key, or by the array.
@@ -188,6 +191,7 @@ impl Core {
             unasked: None,
             searched: Vec::new(),
             searched_for: 0,
+            memo: Memo::default(),
             said: Vec::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
@@ -521,11 +525,9 @@ impl Handler for Core {
     #[inline]
     fn close(&mut self, _: usize) {
         self.settle_closing();
-        let closed = self.frames.pop();
+        let metadata = self.frames.pop();
         self.enter_container();
-        if closed.is_some_and(|closed| closed.metadata)
-            && let Some(parent) = self.frames.len().checked_sub(1)
-        {
+        if metadata && let Some(parent) = self.frames.len().checked_sub(1) {
             self.frames.facts_mut(parent).metadata_done = true;
             self.reconsider(parent);
         }
@@ -653,6 +655,8 @@ impl Handler for Core {
 
     fn passed_over(&mut self, levels: &[Level]) {
         self.frames.passed_over(levels);
-        self.enter_container();
+        if levels.len() > 1 {
+            self.enter_container();
+        }
     }
 }

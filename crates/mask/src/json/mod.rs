@@ -6,6 +6,7 @@ mod held;
 mod judge;
 mod leaf;
 mod masker;
+mod memo;
 mod said;
 mod scan;
 mod skim;

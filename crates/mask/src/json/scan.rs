@@ -38,7 +38,7 @@ pub(crate) trait Handler {
     fn quiet(&self) -> Option<Quiet<'_>> {
         None
     }
-    /// So values have been passed over, and these containers are open now, the one that was innermost first.
+    /// Such values have been passed over, and these containers are open now, the one that was innermost first.
     fn passed_over(&mut self, _: &[Level]) {}
 }
 

@@ -108,9 +108,9 @@ pub(super) fn skim(
             }
             state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
         }
-        let Some((end, value)) = value(chunk, start, stops) else { break };
-        let too_deep = matches!(value, Value::Container) && levels.len() >= bounds.levels;
-        if too_deep || !quiet.passes(state, &value) {
+        let may_open = levels.len() < bounds.levels;
+        let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
+        if !quiet.passes(state, &value) {
             break;
         }
         here.elements = here.elements.wrapping_add(1);
@@ -142,13 +142,13 @@ pub(super) fn skim(
     upcoming
 }
 
-/// The value that starts here, and where it ends; or, of a container, where what is in it begins.
+/// The value that starts here, and where it ends; or, of a container, if it may be one, where what is in it begins.
 #[inline]
-fn value<'a>(chunk: &'a [u8], at: usize, stops: &mut Stops) -> Option<(usize, Value<'a>)> {
+fn value<'a>(chunk: &'a [u8], at: usize, stops: &mut Stops, container: bool) -> Option<(usize, Value<'a>)> {
     let scalar = |end: usize| (end, Value::Scalar);
     match chunk.get(at)? {
         b'"' => string(chunk, at, stops).map(|end| (end, Value::Text(&chunk[at + 1..end - 1]))),
-        b'{' | b'[' => Some((at + 1, Value::Container)),
+        b'{' | b'[' => container.then_some((at + 1, Value::Container)),
         b'-' | b'0'..=b'9' => integer(chunk, at).map(scalar),
         b't' => word(chunk, at, b"true").map(scalar),
         b'f' => word(chunk, at, b"false").map(scalar),
