@@ -36,9 +36,16 @@ enum Value<'a> {
 }
 
 impl Quiet<'_> {
+    /// Whether a value in this state may be passed over, whatever it is.
+    #[inline]
+    fn may_pass(&self, state: StateId) -> bool {
+        self.searched.is_some() || self.automaton.is_plain(state)
+    }
+
+    /// Whether this one is, in a state that may be.
     #[inline]
     fn passes(&self, state: StateId, value: &Value<'_>) -> bool {
-        let Some((states, everywhere)) = self.searched else { return self.automaton.is_plain(state) };
+        let Some((states, everywhere)) = self.searched else { return true };
         let Some(known) = states.get(state as usize) else { return false };
         match value {
             Value::Container => known.containers,
@@ -107,6 +114,9 @@ pub(super) fn skim(
                 break;
             }
             state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
+        }
+        if !quiet.may_pass(state) {
+            break;
         }
         let may_open = levels.len() < bounds.levels;
         let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
