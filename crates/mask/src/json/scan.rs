@@ -246,10 +246,11 @@ impl Scanner {
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
         loop {
-            if self.pass_over(chunk, at, handler) {
+            let passed = self.pass_over(chunk, at, handler);
+            if passed {
                 keyed = self.in_object();
             }
-            if self.state != State::Next {
+            if !passed || matches!(self.state, State::Key | State::Value) {
                 if keyed {
                     if skip_space(chunk, at) != Some(b'"') {
                         return Ok(());

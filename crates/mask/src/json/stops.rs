@@ -5,8 +5,8 @@ use wide::u8x16;
 
 /// Bytes to a word of the table.
 const BLOCK: usize = 64;
-/// Words in the table: what is looked at stays in the nearest cache until it is asked for.
-const WORDS: usize = 32;
+/// Words in the table: few, so that the processor fetches what comes next while this is worked through.
+const WORDS: usize = 8;
 const STRETCH: usize = BLOCK * WORDS;
 
 /// The bytes of a chunk that end a run of a string's text: quotes, backslashes, control characters (RFC 8259, section 7).
