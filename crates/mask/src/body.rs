@@ -58,6 +58,8 @@ const GUNZIP_STEP: usize = 1 << 10;
 
 /// Pieces smaller than this are put together: a frame costs more than a copy.
 const SMALL: usize = 1 << 10;
+/// The same of all that there is, if it is smaller than this: most bodies are one object.
+const SMALL_TOGETHER: usize = 4 << 10;
 
 impl<B> MaskBody<B> {
     pub(crate) fn new(inner: B, engine: Engine, gzip: bool, scope: Scope, trail: Trail) -> Self {
@@ -207,11 +209,18 @@ fn mask(
 
 /// Puts neighbouring small pieces together; large ones stay as they are, uncopied.
 fn pack(pieces: &mut Vec<Piece>, output: &mut VecDeque<Bytes>) {
-    let mut small = BytesMut::new();
-    let alone = pieces.len() == 1;
+    let lengths = || pieces.iter().map(|piece| piece.bytes().len());
+    let limit = match pieces.len() {
+        0 | 1 => 0,
+        _ if lengths().sum::<usize>() < SMALL_TOGETHER => SMALL_TOGETHER,
+        _ => SMALL,
+    };
+    let is_small = |length: &usize| *length < limit;
+    let room = lengths().filter(is_small).sum();
+    let mut small = BytesMut::with_capacity(room);
     for piece in pieces.drain(..) {
         let bytes = piece.into_bytes();
-        if bytes.len() < SMALL && !alone {
+        if is_small(&bytes.len()) {
             small.extend_from_slice(&bytes);
             continue;
         }

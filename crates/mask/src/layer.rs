@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, WARNING},
+    header::{CONTENT_TYPE, HeaderName, WARNING},
 };
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
@@ -296,7 +296,7 @@ impl ResponseContext {
             self.scope.presume("Status");
         }
         let empty = self.head || body.is_end_stream();
-        self.yaml &= !empty && media(&parts.headers).0 == Media::Json;
+        self.yaml = self.yaml && !empty && media(&parts.headers).0 == Media::Json;
         let engine = match self.treatment(parts.status, &parts.headers, empty) {
             Treatment::Pass => return self.unread(Response::from_parts(parts, Body::new(body))),
             Treatment::Unreadable(what) => return Masked::Whole(self.unreadable(&what)),
@@ -418,11 +418,22 @@ impl ResponseContext {
 
 /// Removes what speaks of a body's bytes as they were.
 fn forget_bytes(headers: &mut HeaderMap) {
-    for name in [CONTENT_LENGTH, ETAG, ACCEPT_RANGES, CONTENT_ENCODING] {
+    let is_of_bytes = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "content-length"
+                | "etag"
+                | "accept-ranges"
+                | "content-encoding"
+                | "content-md5"
+                | "digest"
+                | "content-digest"
+                | "repr-digest"
+        )
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(is_of_bytes).cloned().collect();
+    for name in found {
         headers.remove(name);
-    }
-    for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
-        headers.remove(HeaderName::from_static(name));
     }
 }
 

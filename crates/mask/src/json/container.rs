@@ -1,26 +1,28 @@
 //! What is known of a container when it starts: which object it is, and whether rules have to do with all that is in it.
 
 use super::{
-    frame::{Frame, Inside, Truth},
+    frame::{Cover, Frame, Inside, Truth},
     leaf::{Candidate, Presumed},
     masker::Core,
 };
-use crate::rules::{Accept, StateId};
+use crate::rules::{Accept, RuleBits, StateId};
 
 impl Core {
     /// A container starts: which object is it, and is all of it masked?
     pub(super) fn open_frame(&mut self, state: StateId, object: bool) {
         let depth = self.frames.len();
-        let parent = self.frames.last();
-        let mut frame = Frame::new(object, state, parent.map_or(0, |parent| parent.nearest));
-        if let Some(parent) = parent {
-            (frame.inside, frame.searching, frame.cell) = (parent.inside, parent.searching, parent.cell);
-        }
+        let mut frame = Frame::within(self.frames.last(), object, state);
+        let cover = self.frames.last().and_then(|parent| self.frames.cover(parent)).unwrap_or_default();
         // Where all that may happen is a search that goes on anyway, nothing changes.
-        if frame.inside.is_none() && !self.is_plain(state) && !self.goes_on(state) {
+        let goes_on = self.is_plain(state) || self.goes_on(state, cover.searching);
+        if cover.inside.is_none() && !goes_on {
             self.look(state, true);
             self.leaf.active = false;
-            self.mask_container(&mut frame);
+            let cover = self.cover_container(cover);
+            self.frames.put_under(&mut frame, cover);
+        }
+        if cover.searching != 0 {
+            self.searched_state(state).containers = goes_on && !self.is_special(state);
         }
         let accepts = self.scope.automaton().accepts(state);
         if accepts.is_empty() || !object {
@@ -60,8 +62,7 @@ impl Core {
     }
 
     /// Whether no rule has to do with a container in this state but those that search everything around it, too.
-    fn goes_on(&self, state: StateId) -> bool {
-        let Some(searching) = self.frames.last().map(|parent| parent.searching) else { return false };
+    fn goes_on(&self, state: StateId, searching: RuleBits) -> bool {
         let known = |accept: &Accept| match accept {
             Accept::Mask { rule, leaf, .. } => {
                 *leaf || !self.scope.is_active(*rule) || searching & (1 << rule) != 0
@@ -72,22 +73,34 @@ impl Core {
         self.key_rules.is_empty() && self.scope.automaton().accepts(state).iter().all(known)
     }
 
+    /// Whether something becomes known of a container by its state.
+    fn is_special(&self, state: StateId) -> bool {
+        let special = |accept: &Accept| {
+            matches!(
+                accept,
+                Accept::Object | Accept::ListItem | Accept::Metadata | Accept::Table | Accept::Column
+            )
+        };
+        self.scope.automaton().accepts(state).iter().any(special)
+    }
+
     /// Notes which rules certainly have to do with all that is in the container that starts: the first that masks, and all that
     /// search. Where that is not known yet, they have not: a value that is masked when its object's kind comes late is a
     /// plain one.
-    fn mask_container(&mut self, frame: &mut Frame) {
+    fn cover_container(&mut self, mut cover: Cover) -> Cover {
         for candidate in std::mem::take(&mut self.leaf.candidates) {
             let searches = self.scope.searches(candidate.rule);
-            if (frame.inside.is_some() && !searches) || !self.is_certain_of_container(&candidate) {
+            if (cover.inside.is_some() && !searches) || !self.is_certain_of_container(&candidate) {
                 continue;
             }
             let Candidate { rule, base64, anchor, cell, .. } = candidate;
-            frame.cell |= cell;
+            cover.cell |= cell;
             match searches {
-                true => frame.searching |= 1 << rule,
-                false => frame.inside = Some(Inside { rule, base64, anchor }),
+                true => cover.searching |= 1 << rule,
+                false => cover.inside = Some(Inside { rule, base64, anchor }),
             }
         }
+        cover
     }
 
     fn is_certain_of_container(&mut self, candidate: &Candidate) -> bool {

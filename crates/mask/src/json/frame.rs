@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
+use super::skim::Level;
 use crate::rules::{RuleBits, RuleId, StateId};
 
 /// An open container. There are many, most are nothing special, and their facts are kept elsewhere: see [`Frames`].
@@ -23,18 +24,15 @@ pub(super) struct Frame {
     path_len: usize,
     /// The nearest Kubernetes object: this container, one around it, or else the document.
     pub(super) nearest: usize,
-    /// Everything inside is masked.
-    pub(super) inside: Option<Inside>,
-    /// All strings inside are searched by these.
-    pub(super) searching: RuleBits,
-    /// That is so because it is a Table's cell, or inside one.
-    pub(super) cell: bool,
+    /// Where it is said what happens to all in it; 0 if nothing does.
+    cover: u32,
     /// Where its facts are.
-    facts: usize,
+    facts: u32,
 }
 
 impl Frame {
-    pub(super) fn new(object: bool, state: StateId, nearest: usize) -> Self {
+    /// Nothing special: what is true of all in the container around it is true of all in this one.
+    pub(super) fn within(parent: Option<&Self>, object: bool, state: StateId) -> Self {
         Self {
             object,
             list_item: false,
@@ -43,13 +41,22 @@ impl Frame {
             index: 0,
             step: Step::Written,
             path_len: 0,
-            nearest,
-            inside: None,
-            searching: 0,
-            cell: false,
+            nearest: parent.map_or(0, |parent| parent.nearest),
+            cover: parent.map_or(0, |parent| parent.cover),
             facts: 0,
         }
     }
+}
+
+/// What happens to all that is in a container.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) struct Cover {
+    /// Everything is masked.
+    pub(super) inside: Option<Inside>,
+    /// All strings are searched by these.
+    pub(super) searching: RuleBits,
+    /// That is so because it is a Table's cell, or inside one.
+    pub(super) cell: bool,
 }
 
 /// The last step of a path.
@@ -71,7 +78,10 @@ pub(super) struct Frames {
     open: Vec<Frame>,
     /// At 0 those of every container of which nothing is known.
     facts: Vec<Facts>,
-    free: Vec<usize>,
+    free: Vec<u32>,
+    /// At 0 that of every container to whose content nothing happens; then one after another, as containers differ from the
+    /// ones around them.
+    covers: Vec<Cover>,
     /// From the document's root to the current container, or value, for tokens: keys after 0, indexes after 1.
     path: Vec<u8>,
     /// How many containers have their step in the path.
@@ -82,11 +92,14 @@ pub(super) struct Frames {
 
 impl Default for Frames {
     fn default() -> Self {
+        let mut facts = Vec::with_capacity(4);
+        facts.push(Facts::default());
         Self {
-            open: Vec::new(),
-            facts: vec![Facts::default()],
+            open: Vec::with_capacity(8),
+            facts,
             free: Vec::new(),
-            path: Vec::new(),
+            covers: vec![Cover::default()],
+            path: Vec::with_capacity(64),
             written: 0,
             step: Step::Written,
         }
@@ -112,8 +125,14 @@ impl DerefMut for Frames {
 impl Frames {
     /// The current value is the container.
     #[inline]
-    pub(super) fn push(&mut self, mut frame: Frame) {
-        frame.step = std::mem::replace(&mut self.step, Step::Written);
+    pub(super) fn push(&mut self, frame: Frame) {
+        let step = std::mem::replace(&mut self.step, Step::Written);
+        self.push_after(step, frame);
+    }
+
+    #[inline]
+    fn push_after(&mut self, step: Step, mut frame: Frame) {
+        frame.step = step;
         frame.path_len = self.path.len();
         // What is written is written whole, up to the value.
         if matches!(frame.step, Step::Written) {
@@ -122,35 +141,54 @@ impl Frames {
         self.open.push(frame);
     }
 
+    /// The innermost container ends. Says whether it was some object's `metadata`.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<Frame> {
-        let frame = self.open.pop()?;
-        if frame.facts != 0 {
-            self.facts[frame.facts].clear();
-            self.free.push(frame.facts);
+    pub(super) fn pop(&mut self) -> bool {
+        let Some(Frame { facts, cover, metadata, .. }) = self.open.pop() else { return false };
+        if facts != 0 {
+            self.facts[facts as usize].clear();
+            self.free.push(facts);
+        }
+        if cover != self.open.last().map_or(0, |around| around.cover) {
+            self.covers.truncate(cover as usize);
         }
         if self.written > self.open.len() {
             self.written = self.open.len();
             self.path.truncate(self.open.last().map_or(0, |top| top.path_len));
         }
         self.step = Step::Written;
-        Some(frame)
+        metadata
     }
 
     /// What is known of the container at this depth.
     #[inline]
     pub(super) fn facts(&self, depth: usize) -> &Facts {
-        &self.facts[self.open[depth].facts]
+        &self.facts[self.open[depth].facts as usize]
+    }
+
+    /// What happens to all that is in a container, if anything does.
+    #[inline]
+    pub(super) fn cover(&self, frame: &Frame) -> Option<Cover> {
+        (frame.cover != 0).then(|| self.covers[frame.cover as usize])
+    }
+
+    /// This happens to all that is in a container, which starts in the innermost one.
+    pub(super) fn put_under(&mut self, frame: &mut Frame, cover: Cover) {
+        if cover != self.covers[frame.cover as usize] {
+            frame.cover = self.covers.len() as u32;
+            self.covers.push(cover);
+        }
     }
 
     pub(super) fn facts_mut(&mut self, depth: usize) -> &mut Facts {
         if self.open[depth].facts == 0 {
             self.open[depth].facts = self.free.pop().unwrap_or_else(|| {
                 self.facts.push(Facts::default());
-                self.facts.len() - 1
+                self.facts.len() as u32 - 1
             });
         }
-        &mut self.facts[self.open[depth].facts]
+        let facts = self.open[depth].facts;
+        &mut self.facts[facts as usize]
     }
 
     /// The current value is a member, whose key lies in the chunk as it is.
@@ -176,6 +214,28 @@ impl Frames {
         {
             self.step = Step::Index(top.index);
             top.index = top.index.wrapping_add(1);
+        }
+    }
+
+    /// Values have been passed over that are nothing special, and these containers are open now: the innermost one, and others
+    /// in it.
+    pub(super) fn passed_over(&mut self, levels: &[Level]) {
+        let Some((outer, inner)) = levels.split_first() else { return };
+        self.count_elements(outer.elements);
+        for level in inner {
+            let Some(around) = self.open.last() else { return };
+            let step = match around.object {
+                true => Step::Key(level.key.0, level.key.1),
+                false => Step::Index(around.index.wrapping_sub(1)),
+            };
+            let index = if level.object { 0 } else { level.elements };
+            self.push_after(step, Frame { index, ..Frame::within(Some(around), level.object, level.state) });
+        }
+    }
+
+    fn count_elements(&mut self, elements: u32) {
+        if let Some(top) = self.open.last_mut() {
+            top.index = top.index.wrapping_add(elements);
         }
     }
 
@@ -226,7 +286,7 @@ impl Step {
 }
 
 /// A container that a rule masks: all values in it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Inside {
     pub(super) rule: RuleId,
     pub(super) base64: bool,

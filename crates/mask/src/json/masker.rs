@@ -4,9 +4,11 @@ use bytes::Bytes;
 
 use super::{
     Handler, Interest, Scalar, Scanner, Trace,
-    frame::{Frame, Frames, Truth},
+    frame::{Cover, Frame, Frames, Truth},
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
+    memo::Memo,
+    skim::{Level, Quiet, SearchedState},
     table::Columns,
 };
 use crate::{
@@ -22,7 +24,8 @@ use crate::{
 /// [`Limits::held_bytes`](crate::Limits).
 pub struct Masker {
     scanner: Scanner,
-    core: Core,
+    /// Apart: allocators give out two small pieces of memory faster than a large one.
+    core: Box<Core>,
 }
 
 impl Masker {
@@ -46,7 +49,7 @@ impl Masker {
     fn with(scope: Scope, sequence: bool, origin: Option<Origin>) -> Self {
         let origin = origin.unwrap_or_else(|| Origin::of(&scope));
         let scanner = Scanner::new(scope.limits().depth, scope.limits().key_bytes, sequence);
-        Self { scanner, core: Core::new(scope, origin) }
+        Self { scanner, core: Box::new(Core::new(scope, origin)) }
     }
 
     /// With what earlier documents of a watch have defined.
@@ -79,7 +82,7 @@ impl Masker {
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Piece>) -> Result<(), MaskError> {
         self.core.chunk = chunk.clone();
         self.core.passed = 0;
-        self.scanner.push(&chunk, &mut self.core)?;
+        self.scanner.push(&chunk, &mut *self.core)?;
         self.core.end_of_chunk().map_err(|kind| self.scanner.fail(kind, 0))?;
         out.append(&mut self.core.out);
         Ok(())
@@ -93,7 +96,7 @@ impl Masker {
     pub fn finish(&mut self, out: &mut Vec<Piece>) -> Result<(), MaskError> {
         self.core.chunk = Bytes::new();
         self.core.passed = 0;
-        self.scanner.finish(&mut self.core)?;
+        self.scanner.finish(&mut *self.core)?;
         out.append(&mut self.core.out);
         Ok(())
     }
@@ -154,13 +157,17 @@ pub(super) struct Core {
     pub(super) frames: Frames,
     /// The value's state, if nothing has been asked about it yet but what is looked for in it.
     unasked: Option<StateId>,
-    /// By state, what is looked for in strings there if nothing else may happen to them; `None` where nobody has asked.
-    searched: Vec<Option<Searched>>,
+    /// What is known of states: of containers if all around them is searched for `searched_for`.
+    searched: Vec<SearchedState>,
+    searched_for: RuleBits,
+    pub(super) memo: Memo,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
     /// The state of the next value: set by its key, or by the array.
     next_state: StateId,
     in_array: bool,
+    /// The innermost container's state, if values in it may be passed over.
+    quiet: Option<StateId>,
     /// Whether everything in the innermost container is masked; and what is looked for there, if it is only searched.
     inside: bool,
     searched_inside: Searched,
@@ -183,9 +190,12 @@ impl Core {
             frames: Frames::default(),
             unasked: None,
             searched: Vec::new(),
+            searched_for: 0,
+            memo: Memo::default(),
             said: Vec::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
+            quiet: None,
             inside: false,
             searched_inside: Some(DetectorSet::default()),
             key_rules: Vec::new(),
@@ -212,15 +222,25 @@ impl Core {
     pub(super) fn enter_container(&mut self) {
         let Some(top) = self.frames.last() else {
             (self.in_array, self.inside, self.next_state) = (false, false, Automaton::<Accept>::ROOT);
+            self.quiet = None;
             return;
         };
-        self.inside = top.inside.is_some() || top.searching != 0;
-        self.searched_inside = match top.inside {
-            Some(_) => None,
-            None => rules_of(top.searching)
-                .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
-        };
+        if let Some(cover) = self.frames.cover(top) {
+            self.inside = true;
+            self.searched_inside = match cover.inside {
+                Some(_) => None,
+                None => rules_of(cover.searching)
+                    .try_fold(DetectorSet::default(), |all, rule| Some(all.union(self.scope.glance(rule)?))),
+            };
+            if cover.searching != self.searched_for {
+                self.searched_for = cover.searching;
+                self.searched.iter_mut().for_each(|state| state.containers = false);
+            }
+        } else {
+            (self.inside, self.searched_inside) = (false, Some(DetectorSet::default()));
+        }
         self.in_array = !top.object;
+        self.quiet = (self.searched_inside.is_some() && !self.scope.has_keys).then_some(top.state);
         if self.in_array {
             self.next_state = self.scope.automaton().element(top.state);
             self.key_rules.clear();
@@ -236,16 +256,21 @@ impl Core {
     /// What detectors look for in a string in this state, if it is plain that nothing else may happen to it.
     #[inline]
     fn plainly_searched(&mut self, state: StateId) -> Searched {
-        if self.frames.is_empty() || !self.key_rules.is_empty() {
+        if !self.scope.has_searches || self.frames.is_empty() || !self.key_rules.is_empty() {
             return None;
         }
         let inside = self.searched_inside?;
-        if self.searched.is_empty() {
-            self.searched.resize(self.scope.automaton().states(), None);
-        }
-        let known = self.searched[state as usize];
+        let known = self.searched_state(state).strings;
         let here = known.unwrap_or_else(|| self.ask_whether_searched(state));
         Some(here?.union(inside))
+    }
+
+    #[inline]
+    pub(super) fn searched_state(&mut self, state: StateId) -> &mut SearchedState {
+        if self.searched.is_empty() {
+            self.searched.resize(self.scope.automaton().states(), SearchedState::default());
+        }
+        &mut self.searched[state as usize]
     }
 
     fn ask_whether_searched(&mut self, state: StateId) -> Searched {
@@ -262,14 +287,14 @@ impl Core {
             }
             _ => None,
         });
-        self.searched[state as usize] = Some(searched);
+        self.searched[state as usize].strings = Some(searched);
         searched
     }
 
     /// What detectors look for in the value, if that is all that may happen to it, and can be told at a glance.
     fn only_searched(&self) -> Option<DetectorSet> {
         let leaf = &self.leaf;
-        if !leaf.masking || leaf.nested.is_some() || leaf.captures.any() {
+        if !leaf.masking || leaf.nested.is_some() {
             return None;
         }
         let mut sets = leaf.candidates.iter().map(|candidate| self.scope.glance(candidate.rule));
@@ -289,14 +314,13 @@ impl Core {
         // Of what somebody writes, and may not say all, every rule is for it.
         let suspect = self.origin.presumed.suspect;
         let asks = |rule| !suspect && self.scope.depends_on_object(rule);
-        if let Some(inside) = self.frames[depth].inside {
-            let cell = self.frames[depth].cell;
+        let Frame { nearest, .. } = self.frames[depth];
+        let Cover { inside, searching, cell } = self.frames.cover(&self.frames[depth]).unwrap_or_default();
+        if let Some(inside) = inside {
             leaf.candidates
                 .push(Candidate { cell, ..Candidate::new(inside.rule, inside.base64, inside.anchor) });
         }
-        let searching = self.frames[depth].searching;
         for rule in rules_of(searching) {
-            let Frame { nearest, cell, .. } = self.frames[depth];
             leaf.candidates.push(Candidate { cell, ..Candidate::new(rule, false, nearest) });
         }
         for accept in self.scope.automaton().accepts(state) {
@@ -309,7 +333,7 @@ impl Core {
                     }
                     let anchor = match anchor {
                         Anchor::Up(levels) => (depth + 1).saturating_sub(levels as usize),
-                        Anchor::Object => self.frames[depth].nearest,
+                        Anchor::Object => nearest,
                     };
                     let mut condition =
                         (kinds != 0).then_some(KindCondition { kinds, depth: anchor, list: false });
@@ -349,13 +373,12 @@ impl Core {
             }
         }
         for rule in &self.key_rules {
-            let anchor = self.frames[depth].nearest;
             leaf.candidates.push(Candidate {
-                subject: asks(*rule).then_some(anchor),
-                ..Candidate::new(*rule, false, anchor)
+                subject: asks(*rule).then_some(nearest),
+                ..Candidate::new(*rule, false, nearest)
             });
         }
-        if leaf.candidates.len() > 1 && self.frames[depth].inside.is_none() {
+        if leaf.candidates.len() > 1 && inside.is_none() {
             leaf.candidates.sort_by_key(|candidate| candidate.rule);
         }
         if !leaf.candidates.is_empty() {
@@ -502,11 +525,9 @@ impl Handler for Core {
     #[inline]
     fn close(&mut self, _: usize) {
         self.settle_closing();
-        let closed = self.frames.pop();
+        let metadata = self.frames.pop();
         self.enter_container();
-        if closed.is_some_and(|closed| closed.metadata)
-            && let Some(parent) = self.frames.len().checked_sub(1)
-        {
+        if metadata && let Some(parent) = self.frames.len().checked_sub(1) {
             self.frames.facts_mut(parent).metadata_done = true;
             self.reconsider(parent);
         }
@@ -548,6 +569,12 @@ impl Handler for Core {
 
     fn glance(&mut self, start: usize, end: usize) -> bool {
         let harmless = self.leaf.searched.is_some_and(|wanted| !finds(&self.chunk[start..end], wanted));
+        if harmless && self.unasked.is_none() && self.leaf.captures.any() {
+            // It passes, but it says something.
+            self.leaf.candidates.clear();
+            (self.leaf.masking, self.leaf.searched) = (false, None);
+            return false;
+        }
         if harmless {
             self.leaf.active = false;
             self.unasked = None;
@@ -617,5 +644,19 @@ impl Handler for Core {
 
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind> {
         self.end_of_value(end)
+    }
+
+    #[inline]
+    fn quiet(&self) -> Option<Quiet<'_>> {
+        let (state, everywhere) = (self.quiet?, self.searched_inside?);
+        let searched = self.inside.then_some((self.searched.as_slice(), everywhere));
+        Some(Quiet { automaton: self.scope.automaton(), state, searched })
+    }
+
+    fn passed_over(&mut self, levels: &[Level]) {
+        self.frames.passed_over(levels);
+        if levels.len() > 1 {
+            self.enter_container();
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     leaf::{CAPTURE_LIMIT, Captures},
-    masker::Core,
+    masker::{Core, rules_of},
 };
 use crate::MaskErrorKind;
 
@@ -17,8 +17,9 @@ impl Core {
             consistent &= self.frames.facts_mut(parent).say_kind(kinds, list_kinds);
         }
         let too_long = said.len() > CAPTURE_LIMIT;
-        for clause in (0..32u8).filter(|clause| captures.clauses & (1 << clause) != 0) {
-            let holds = too_long || self.scope.clause_matches(clause, said);
+        for clause in rules_of(captures.clauses.into()) {
+            let ask = || self.scope.clause_matches(clause, said);
+            let holds = too_long || self.memo.holds(clause, said, ask);
             consistent &= self.frames.facts_mut(parent).say_clause(clause, holds);
         }
         consistent &= !captures.column || self.name_column(parent, said);

@@ -5,6 +5,7 @@
 //! time ([`Stops`]), and copied only if the handler wants them.
 
 use super::{
+    skim::{Bounds, Level, Quiet, Upcoming, skim},
     stops::Stops,
     text::{Content, StringScan},
 };
@@ -33,6 +34,12 @@ pub(crate) trait Handler {
     fn open_scalar(&mut self, at: usize, scalar: Scalar) -> Interest;
     /// It ended just before `end`.
     fn close_scalar(&mut self, end: usize) -> Result<(), MaskErrorKind>;
+    /// Of which values in the innermost container nothing needs to be told, if of any.
+    fn quiet(&self) -> Option<Quiet<'_>> {
+        None
+    }
+    /// Such values have been passed over, and these containers are open now, the one that was innermost first.
+    fn passed_over(&mut self, _: &[Level]) {}
 }
 
 /// What a handler wants to be told of a value that has opened.
@@ -99,6 +106,7 @@ pub(crate) struct Scanner {
     stack: Vec<bool>,
     string: StringScan,
     stops: Stops,
+    levels: Vec<Level>,
     /// What the handler wants of the value that is open.
     interest: Interest,
     key: Vec<u8>,
@@ -119,6 +127,7 @@ impl Scanner {
             stack: Vec::new(),
             string: StringScan::default(),
             stops: Stops::default(),
+            levels: Vec::new(),
             interest: Interest::Nothing,
             key: Vec::new(),
             max_depth,
@@ -205,7 +214,7 @@ impl Scanner {
     ) -> Result<(), MaskErrorKind> {
         match (state, byte) {
             (State::Next, b',') => {
-                let object = self.stack.last().copied().unwrap_or_default();
+                let object = self.in_object();
                 self.state = if object { State::Key } else { State::Value };
                 *at += 1;
                 Ok(())
@@ -237,19 +246,25 @@ impl Scanner {
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
         loop {
-            if keyed {
-                if skip_space(chunk, at) != Some(b'"') {
-                    return Ok(());
-                }
-                self.open_key(chunk, at, handler)?;
-                if self.state != State::Colon || skip_space(chunk, at) != Some(b':') {
-                    return Ok(());
-                }
-                *at += 1;
-                self.state = State::Value;
+            let passed = self.pass_over(chunk, at, handler);
+            if passed {
+                keyed = self.in_object();
             }
-            let Some(byte) = skip_space(chunk, at) else { return Ok(()) };
-            self.open_value(chunk, at, byte, handler)?;
+            if !passed || matches!(self.state, State::Key | State::Value) {
+                if keyed {
+                    if skip_space(chunk, at) != Some(b'"') {
+                        return Ok(());
+                    }
+                    self.open_key(chunk, at, handler)?;
+                    if self.state != State::Colon || skip_space(chunk, at) != Some(b':') {
+                        return Ok(());
+                    }
+                    *at += 1;
+                    self.state = State::Value;
+                }
+                let Some(byte) = skip_space(chunk, at) else { return Ok(()) };
+                self.open_value(chunk, at, byte, handler)?;
+            }
             // What follows, up to the next value, or its key.
             keyed = loop {
                 // White space inside a string that is not whole is no space.
@@ -259,7 +274,7 @@ impl Scanner {
                 match (self.state, skip_space(chunk, at)) {
                     (State::Next, Some(b',')) => {
                         *at += 1;
-                        let object = self.stack.last().copied().unwrap_or_default();
+                        let object = self.in_object();
                         self.state = if object { State::Key } else { State::Value };
                         break object;
                     }
@@ -273,6 +288,40 @@ impl Scanner {
                 }
             };
         }
+    }
+
+    fn in_object(&self) -> bool {
+        self.stack.last().copied().unwrap_or_default()
+    }
+
+    /// Passes over what the handler does not want to know of. Says whether there was anything.
+    #[inline]
+    fn pass_over<H: Handler>(&mut self, chunk: &[u8], at: &mut usize, handler: &mut H) -> bool {
+        let Some(quiet) = handler.quiet() else { return false };
+        let object = self.in_object();
+        let upcoming = match self.state {
+            State::FirstKey | State::FirstElement => Upcoming::First,
+            State::Key => Upcoming::Another,
+            State::Value if !object => Upcoming::Another,
+            _ => return false,
+        };
+        let began = *at;
+        let bounds = Bounds { levels: self.max_depth.saturating_sub(self.stack.len()), key: self.max_key };
+        let levels = &mut self.levels;
+        let upcoming = skim(chunk, at, (object, upcoming), &mut self.stops, &quiet, bounds, levels);
+        if *at == began {
+            return false;
+        }
+        self.stack.extend(self.levels.iter().skip(1).map(|level| level.object));
+        self.state = match (upcoming, self.in_object()) {
+            (Upcoming::First, true) => State::FirstKey,
+            (Upcoming::First, false) => State::FirstElement,
+            (Upcoming::Another, true) => State::Key,
+            (Upcoming::Another, false) => State::Value,
+            (Upcoming::Next, _) => State::Next,
+        };
+        handler.passed_over(&self.levels);
+        true
     }
 
     #[inline]
@@ -299,7 +348,7 @@ impl Scanner {
             b'"' => {
                 self.interest = handler.open_string(*at);
                 let start = *at + 1;
-                if let Some(end) = self.whole(chunk, start) {
+                if let Some(end) = self.stops.whole(chunk, start) {
                     if self.interest == Interest::Glance {
                         self.interest = match handler.glance(start, end) {
                             true => Interest::Nothing,
@@ -376,14 +425,6 @@ impl Scanner {
         self.state = if self.stack.is_empty() { State::Between } else { State::Next };
     }
 
-    /// Where the string ends whose content starts here, if it needs no unescaping and its end is in the chunk.
-    #[inline]
-    fn whole(&mut self, chunk: &[u8], start: usize) -> Option<usize> {
-        let (end, ascii) = self.stops.next(chunk, start);
-        let closed = chunk.get(end) == Some(&b'"');
-        (closed && (ascii || std::str::from_utf8(&chunk[start..end]).is_ok())).then_some(end)
-    }
-
     /// Most keys are short, plain, and whole in the chunk: those are handed on where they lie.
     #[inline(always)]
     fn open_key<H: Handler>(
@@ -393,7 +434,7 @@ impl Scanner {
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
         let start = *at + 1;
-        if let Some(end) = self.whole(chunk, start) {
+        if let Some(end) = self.stops.whole(chunk, start) {
             if end - start > self.max_key {
                 return Err(MaskErrorKind::KeyTooLong);
             }

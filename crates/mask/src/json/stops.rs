@@ -5,33 +5,43 @@ use wide::u8x16;
 
 /// Bytes to a word of the table.
 const BLOCK: usize = 64;
-/// Words in the table: what is looked at stays in the nearest cache until it is asked for.
-const WORDS: usize = 32;
+/// Words in the table: few, so that the processor fetches what comes next while this is worked through.
+const WORDS: usize = 8;
 const STRETCH: usize = BLOCK * WORDS;
 
 /// The bytes of a chunk that end a run of a string's text: quotes, backslashes, control characters (RFC 8259, section 7).
 #[derive(Default)]
 pub(super) struct Stops {
-    /// A bit for each byte from `from` on, as far as `until`.
-    words: [u64; WORDS],
+    /// A bit for each byte from `from` on, as many as are known; one word more, so that each has a next one.
+    words: Words,
     from: usize,
-    until: usize,
+    known: usize,
     /// Whether all bytes there are ASCII.
     ascii: bool,
+}
+
+struct Words([u64; WORDS + 1]);
+
+impl Default for Words {
+    fn default() -> Self {
+        Self([0; WORDS + 1])
+    }
 }
 
 impl Stops {
     /// What is known is of another chunk.
     pub(super) fn forget(&mut self) {
-        (self.from, self.until) = (0, 0);
+        (self.from, self.known) = (0, 0);
     }
 
     /// The first stop from `at` on, or else the chunk's end; and whether all bytes before it are known to be ASCII.
     #[inline]
     pub(super) fn next(&mut self, chunk: &[u8], at: usize) -> (usize, bool) {
-        if at >= self.from && at < self.until {
-            let offset = at - self.from;
-            let bits = self.words[offset / BLOCK] >> (offset % BLOCK);
+        let offset = at.wrapping_sub(self.from);
+        if offset < self.known {
+            // The bits of the next 64 bytes, wherever they lie in two words: nearly all strings are shorter.
+            let (word, bit) = (offset / BLOCK % WORDS, offset % BLOCK);
+            let bits = self.words.0[word] >> bit | self.words.0[word + 1] << 1 << (BLOCK - 1 - bit);
             if bits != 0 {
                 return (at + bits.trailing_zeros() as usize, self.ascii);
             }
@@ -39,24 +49,34 @@ impl Stops {
         self.far(chunk, at)
     }
 
+    /// Where the string ends whose text starts here, if it needs no unescaping and its end is in the chunk.
+    #[inline]
+    pub(super) fn whole(&mut self, chunk: &[u8], start: usize) -> Option<usize> {
+        let (end, ascii) = self.next(chunk, start);
+        let closed = chunk.get(end) == Some(&b'"');
+        (closed && (ascii || std::str::from_utf8(&chunk[start..end]).is_ok())).then_some(end)
+    }
+
+    /// The same, further away. Apart, so that the other way needs no stack.
+    #[inline(never)]
     fn far(&mut self, chunk: &[u8], mut at: usize) -> (usize, bool) {
         let mut ascii = true;
         while at < chunk.len() {
-            if at < self.from || at >= self.until {
+            if at.wrapping_sub(self.from) >= self.known {
                 self.look(chunk, at);
             }
             ascii &= self.ascii;
             let offset = at - self.from;
             let first = offset / BLOCK;
             let mut mask = u64::MAX << (offset % BLOCK);
-            for (number, word) in self.words.iter().enumerate().skip(first) {
+            for (number, word) in self.words.0[..WORDS].iter().enumerate().skip(first) {
                 let bits = word & mask;
                 if bits != 0 {
                     return (self.from + number * BLOCK + bits.trailing_zeros() as usize, ascii);
                 }
                 mask = u64::MAX;
             }
-            at = self.until;
+            at = self.from + self.known;
         }
         (chunk.len(), ascii)
     }
@@ -64,15 +84,15 @@ impl Stops {
     /// Fills the table from `from` on.
     fn look(&mut self, chunk: &[u8], from: usize) {
         let stretch = &chunk[from..chunk.len().min(from + STRETCH)];
-        (self.from, self.until) = (from, from + stretch.len());
+        (self.from, self.known) = (from, stretch.len());
         let (blocks, rest) = stretch.as_chunks::<BLOCK>();
         let mut any = 0;
-        for (word, block) in self.words.iter_mut().zip(blocks) {
+        for (word, block) in self.words.0.iter_mut().zip(blocks) {
             let (stops, high) = judge(block);
             *word = stops;
             any |= high;
         }
-        if let Some(word) = self.words.get_mut(blocks.len()) {
+        if let Some(word) = self.words.0[..WORDS].get_mut(blocks.len()) {
             // The chunk's end is a stop.
             let mut block = [b'"'; BLOCK];
             block[..rest.len()].copy_from_slice(rest);
@@ -91,8 +111,9 @@ fn judge(block: &[u8; BLOCK]) -> (u64, u32) {
     let (mut stops, mut joined) = (0, u8x16::splat(0));
     for (number, lane) in lanes.iter().enumerate() {
         let bytes = u8x16::new(*lane);
-        let control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
-        let stop = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | control;
+        // With one bit turned, quotes (0x22) come next to the control characters (up to 0x1f): both are found at once.
+        let turned = bytes ^ u8x16::splat(0x02);
+        let stop = turned.min(u8x16::splat(0x20)).simd_eq(turned) | bytes.simd_eq(u8x16::splat(b'\\'));
         stops |= u64::from(stop.to_bitmask()) << (number * 16);
         joined |= bytes;
     }

@@ -66,6 +66,26 @@ pub(super) fn check(scope: &Scope, json: &str, expected: &str) {
 }
 
 #[test]
+fn what_was_passed_over_counts_in_the_path() {
+    let pods = scope("{}", &resource("", "pods"));
+    let container = |name: &str, value: &str| {
+        format!(
+            r#"{{"a":[1,[2,{{}}]],"env":[{{"name":"X","value":"1"}},{{"name":"{name}","value":"{value}"}}]}}"#
+        )
+    };
+    let pod = |first: String, second: String| {
+        format!(r#"{{"metadata":{{"uid":"1"}},"spec":{{"containers":[{first},{second}]}}}}"#)
+    };
+    let given = pod(container("PASSWORD", "x"), container("TOKEN", "x"));
+    let expected = pod(container("PASSWORD", "masked:env:#"), container("TOKEN", "masked:env:#"));
+    check(&pods, &given, &expected);
+    // A token is of its place: the same value in two containers has two.
+    let (text, _) = mask(&pods, &[given.as_bytes()]).unwrap();
+    let tokens: Vec<&str> = text.match_indices("masked:env:").map(|(at, _)| &text[at..at + 27]).collect();
+    assert!(tokens.len() == 2 && tokens[0] != tokens[1], "{text}");
+}
+
+#[test]
 fn secrets_are_masked_wherever_the_answer_holds_them() {
     let secrets = scope("{}", &resource("", "secrets"));
     check(

@@ -72,10 +72,17 @@ impl StringScan {
                     *at += 1;
                     return Ok(true);
                 }
-                Some(b'\\') => {
-                    self.escape = Escape::Started;
-                    *at += 1;
-                }
+                Some(b'\\') => match chunk.get(end + 1).copied().and_then(plain_escape) {
+                    Some(plain) => {
+                        self.flush_high(content)?;
+                        self.take(&[plain], content)?;
+                        *at += 2;
+                    }
+                    None => {
+                        self.escape = Escape::Started;
+                        *at += 1;
+                    }
+                },
                 Some(_) => return Err(MaskErrorKind::Malformed("a control character in a string")),
             }
         }
@@ -133,19 +140,11 @@ impl StringScan {
             self.escape = Escape::None;
             return self.utf16(self.unit, content);
         }
-        let plain = match byte {
-            b'"' | b'\\' | b'/' => byte,
-            b'b' => 0x08,
-            b'f' => 0x0c,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                (self.escape, self.unit) = (Escape::Unicode(0), 0);
-                return Ok(());
-            }
-            _ => return Err(MaskErrorKind::Malformed("an unknown escape")),
-        };
+        if byte == b'u' {
+            (self.escape, self.unit) = (Escape::Unicode(0), 0);
+            return Ok(());
+        }
+        let plain = plain_escape(byte).ok_or(MaskErrorKind::Malformed("an unknown escape"))?;
         self.escape = Escape::None;
         self.flush_high(content)?;
         self.take(&[plain], content)
@@ -179,6 +178,19 @@ impl StringScan {
             None => Ok(()),
         }
     }
+}
+
+/// What a backslash and this byte stand for, unless they only begin an escape (RFC 8259, section 7).
+fn plain_escape(byte: u8) -> Option<u8> {
+    Some(match byte {
+        b'"' | b'\\' | b'/' => byte,
+        b'b' => 0x08,
+        b'f' => 0x0c,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        _ => return None,
+    })
 }
 
 /// Writes `text`, in base64, as a JSON string, quotes included.

@@ -167,7 +167,14 @@ impl KeyTable {
 
     #[inline]
     fn find(&self, key: &[u8]) -> usize {
-        let mut number = usize::from(self.first[slot(key)]);
+        match self.first[slot(key)] {
+            0 => OTHER,
+            number => self.find_from(usize::from(number), key),
+        }
+    }
+
+    #[inline(never)]
+    fn find_from(&self, mut number: usize, key: &[u8]) -> usize {
         while number != OTHER && !equal(self.names[number - 1].as_bytes(), key) {
             number = usize::from(self.next[number]);
         }

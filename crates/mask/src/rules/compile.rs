@@ -526,6 +526,10 @@ impl CompiledRule {
 const APART: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
 
 fn resource_matches(pattern: &str, info: &RequestInfo) -> bool {
+    // Most are for something else, which is seen at once.
+    if !pattern.starts_with('*') && !pattern.starts_with(info.resource.as_str()) {
+        return false;
+    }
     let (resource, subresource) = match pattern.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource)),
         None => (pattern, None),

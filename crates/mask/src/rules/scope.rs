@@ -1,6 +1,6 @@
 //! What of the rules applies to one request, and what a value of it is replaced with.
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -42,8 +42,8 @@ impl<'a> Caller<'a> {
 #[derive(Clone)]
 pub struct Scope {
     pub(super) rules: Rules,
-    /// The key that makes tokens, if not the rules' own.
-    key: Option<MaskKey>,
+    /// The key that makes tokens, if not the rules' own. (One is hundreds of bytes long, and scopes are copied.)
+    key: Option<Arc<MaskKey>>,
     active: RuleBits,
     /// Those of them that are only for, or not for, some objects.
     only_some: RuleBits,
@@ -54,8 +54,7 @@ pub struct Scope {
     /// Whether the requested resource's objects are known not to be of any other kind, unless they say so at once.
     pub(crate) decided: bool,
     /// What a token is bound to where no UID is known.
-    place: Bytes,
-    name: Bytes,
+    bound: Arc<Bound>,
     /// Those that may mask cells of Tables.
     columns: RuleBits,
     /// Whether no token tells if two values are equal, unless the rule says that it does everywhere.
@@ -63,6 +62,14 @@ pub struct Scope {
     /// Whether rules apply that go by the names of keys.
     pub(crate) has_keys: bool,
     covers_text: bool,
+    /// Whether rules apply that only search strings.
+    pub(crate) has_searches: bool,
+}
+
+/// Which object a request is for, as far as it says.
+struct Bound {
+    place: Vec<u8>,
+    name: Vec<u8>,
 }
 
 /// The groups that the API server serves itself: their lists leave out the kind of their items, and their encoders write an
@@ -98,6 +105,9 @@ impl Scope {
         let known = sets.iter().all(|set| rules.has_set(set));
         let (mut active, mut presumed, mut has_keys, mut covers_text) = (0, 0, false, false);
         let (mut only_some, mut not_some, mut columns) = (0, 0, 0);
+        let mut has_searches = false;
+        let of_columns = rules.0.columns.as_ref().filter(|_| info.is_resource_request);
+        let of_columns = of_columns.map_or(0, |(known, _)| known.all.mask | known.all.json);
         let decided = info.is_resource_request
             && info.subresource != "proxy"
             && BUILT_IN_GROUPS.contains(&info.api_group.as_str());
@@ -122,13 +132,14 @@ impl Scope {
             not_some |= RuleBits::from(exempt == Said::Depends) << id;
             has_keys |= !rule.rule.keys.is_empty();
             covers_text |= !rule.rule.is_structural();
+            has_searches |= rule.glance.is_some();
             if named {
                 presumed |= rule.kinds;
             }
-            columns |= RuleBits::from(rule.may_be_in_rows(info, decided)) << id;
+            if of_columns & (1 << id) != 0 {
+                columns |= RuleBits::from(named || rule.may_be_in_rows(info, decided)) << id;
+            }
         }
-        let of_columns = rules.0.columns.as_ref().filter(|_| info.is_resource_request);
-        let columns = of_columns.map_or(0, |(known, _)| columns & (known.all.mask | known.all.json));
         let parts = match info.is_resource_request {
             true => [info.cluster.as_bytes(), info.api_group.as_bytes(), info.resource.as_bytes()],
             false => [info.cluster.as_bytes(), b"", info.path.as_bytes()],
@@ -144,12 +155,12 @@ impl Scope {
             kubernetes: info.is_resource_request,
             presumed,
             decided,
-            place: place.into(),
-            name: name.into(),
+            bound: Arc::new(Bound { place, name }),
             columns,
             incomparable: false,
             has_keys,
             covers_text,
+            has_searches,
         }
     }
 
@@ -164,12 +175,12 @@ impl Scope {
     ///
     /// When the system has no randomness to give.
     pub(crate) fn with_key_of_its_own(self) -> io::Result<Self> {
-        Ok(Self { key: Some(MaskKey::generate()?), ..self })
+        Ok(Self { key: Some(Arc::new(MaskKey::generate()?)), ..self })
     }
 
     /// The same rules, once for each key there is: what made tokens before still tells what they stand for.
     pub(crate) fn with_each_key(&self) -> impl Iterator<Item = Self> {
-        self.rules.key().each().map(|key| Self { key: Some(key), ..self.clone() })
+        self.rules.key().each().map(|key| Self { key: Some(Arc::new(key)), ..self.clone() })
     }
 
     /// The names of the rules that apply.
@@ -360,8 +371,8 @@ impl Scope {
             return [b"uid".as_slice(), uid].join(&0).into();
         }
         let named = [namespace, name].join(&0);
-        let named = if name.is_empty() { &self.name[..] } else { named.as_slice() };
-        [b"name".as_slice(), &self.place[..], named].join(&0).into()
+        let named = if name.is_empty() { &self.bound.name[..] } else { named.as_slice() };
+        [b"name".as_slice(), &self.bound.place[..], named].join(&0).into()
     }
 
     /// The text of a token for a value with this digest.
@@ -372,7 +383,7 @@ impl Scope {
             true => (&b""[..], &b""[..]),
             false => (binding, path),
         };
-        let key = self.key.as_ref().unwrap_or(self.rules.key());
+        let key = self.key.as_deref().unwrap_or(self.rules.key());
         let digits = key.digits(&[b"value", name.as_bytes(), binding, path, value]);
         token::token(name, digits.as_str())
     }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rules::{Accept, Automaton, StateId};
 
 /// Writes down what it is told, so that two ways of cutting the same bytes can be compared.
 #[derive(Default, PartialEq, Debug)]
@@ -186,5 +187,80 @@ proptest! {
         let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text);
         // serde_json refuses lone surrogates when it makes a string of them; as raw text both go by the grammar.
         prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{}", text);
+    }
+}
+
+/// Wants to know nothing of what is in containers, and is told of none but those it knows of.
+struct Quietly {
+    automaton: Automaton<Accept>,
+    open: Vec<StateId>,
+}
+
+impl Handler for Quietly {
+    fn open(&mut self, _: usize, _: bool) {
+        self.open.push(Automaton::<Accept>::ROOT);
+    }
+    fn close(&mut self, _: usize) {
+        self.open.pop().unwrap();
+    }
+    fn key(&mut self, _: &[u8], _: Option<usize>) {}
+    fn open_string(&mut self, _: usize) -> Interest {
+        Interest::Nothing
+    }
+    fn glance(&mut self, _: usize, _: usize) -> bool {
+        true
+    }
+    fn look_at_string(&mut self, _: usize) -> Interest {
+        Interest::Nothing
+    }
+    fn text(&mut self, _: &[u8]) -> Result<(), MaskErrorKind> {
+        Ok(())
+    }
+    fn close_string(&mut self, _: usize) -> Result<(), MaskErrorKind> {
+        Ok(())
+    }
+    fn open_scalar(&mut self, _: usize, _: Scalar) -> Interest {
+        Interest::Nothing
+    }
+    fn close_scalar(&mut self, _: usize) -> Result<(), MaskErrorKind> {
+        Ok(())
+    }
+    fn quiet(&self) -> Option<Quiet<'_>> {
+        Some(Quiet { automaton: &self.automaton, state: *self.open.last()?, searched: None })
+    }
+    fn passed_over(&mut self, levels: &[Level]) {
+        self.open.extend(levels.iter().skip(1).map(|level| level.state));
+    }
+}
+
+/// Whether it is JSON of at most 6 levels with keys of at most 3 bytes, and if not, why.
+fn judge(chunks: &[&[u8]], handler: &mut impl Handler) -> Result<(), MaskErrorKind> {
+    let mut scanner = Scanner::new(6, 3, false);
+    for chunk in chunks {
+        scanner.push(chunk, handler).map_err(|error| error.kind())?;
+    }
+    scanner.finish(handler).map_err(|error| error.kind())
+}
+
+const NESTED: &str =
+    r#"{"a":[1,-20,{"b":{},"c":[],"d":[[[]]],"":"x\"y"},"é",true,false,null,0.5,1e3],"abc":{"d":{"e":""}}}"#;
+
+proptest! {
+    #[test]
+    fn what_is_passed_over_is_judged_like_the_rest(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), r#"[\]\[{}:,"\\a0.e é\n-]{0,2}"#, 0usize..3), 0..3),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut json = NESTED.as_bytes().to_vec();
+        for (at, insert, remove) in edits {
+            let at = at.index(json.len());
+            json.splice(at..json.len().min(at + remove), insert.bytes());
+        }
+        let (left, right) = json.split_at(cut.index(json.len() + 1));
+        let expected = judge(&json.chunks(1).collect::<Vec<_>>(), &mut Notes::default());
+        for chunks in [&[json.as_slice()][..], &[left, right]] {
+            let mut quietly = Quietly { automaton: Automaton::new(&[]).unwrap(), open: Vec::new() };
+            prop_assert_eq!(judge(chunks, &mut quietly), expected, "{}", String::from_utf8_lossy(&json));
+        }
     }
 }

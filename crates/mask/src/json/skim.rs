@@ -1,0 +1,189 @@
+//! Passes over what no rule says anything about, which is most of a document: in one tight loop, that knows of keys, brackets and
+//! states and of nothing else.
+//!
+//! It is no second reader of JSON: it passes only what is plain and whole in the chunk, and stops in front of everything else
+//! (white space, escapes, fractions, what is wrong), so that the scanner reads that, and judges it.
+
+use super::stops::Stops;
+use crate::{
+    detect::{DetectorSet, finds},
+    rules::{Accept, Automaton, StateId},
+};
+
+/// In which container values may be passed over, and which of them.
+pub(crate) struct Quiet<'a> {
+    pub(super) automaton: &'a Automaton<Accept>,
+    /// The container's.
+    pub(super) state: StateId,
+    /// What is known of each state, where everything is searched; otherwise those pass of which no rule says anything.
+    pub(super) searched: Option<(&'a [SearchedState], DetectorSet)>,
+}
+
+/// What is known of a state, where everything is searched.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SearchedState {
+    /// What is looked for in strings, if nothing else may happen to them; `None` where nobody has asked.
+    pub(super) strings: Option<Option<DetectorSet>>,
+    /// Whether nothing is to be done about a container, but about what is in it.
+    pub(super) containers: bool,
+}
+
+/// A value that may be passed over.
+enum Value<'a> {
+    Container,
+    Text(&'a [u8]),
+    Scalar,
+}
+
+impl Quiet<'_> {
+    /// Whether a value in this state may be passed over, whatever it is.
+    #[inline]
+    fn may_pass(&self, state: StateId) -> bool {
+        self.searched.is_some() || self.automaton.is_plain(state)
+    }
+
+    /// Whether this one is, in a state that may be.
+    #[inline]
+    fn passes(&self, state: StateId, value: &Value<'_>) -> bool {
+        let Some((states, everywhere)) = self.searched else { return true };
+        let Some(known) = states.get(state as usize) else { return false };
+        match value {
+            Value::Container => known.containers,
+            Value::Scalar => matches!(known.strings, Some(Some(_))),
+            Value::Text(text) => {
+                matches!(known.strings, Some(Some(here)) if !finds(text, here.union(everywhere)))
+            }
+        }
+    }
+}
+
+/// An open container in which values are passed over.
+#[derive(Clone, Copy)]
+pub(crate) struct Level {
+    pub(crate) object: bool,
+    pub(crate) state: StateId,
+    /// How many elements have been passed, or entered.
+    pub(crate) elements: u32,
+    /// Where its key lies in the chunk, and how long that is, if it is an object's member.
+    pub(crate) key: (usize, usize),
+}
+
+/// What comes next in the innermost container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upcoming {
+    /// Its first member or element, or its end.
+    First,
+    /// A member or an element: a comma has come.
+    Another,
+    /// A comma, or its end.
+    Next,
+}
+
+/// What may not be exceeded.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// How many more containers may be open.
+    pub(super) levels: usize,
+    /// How many bytes a key may have.
+    pub(super) key: usize,
+}
+
+/// Passes over members or elements from `at` on, as many as can be, but not past the end of `outer`. Tells what comes then, and
+/// leaves in `levels` the containers that are open there, `outer` first.
+pub(super) fn skim(
+    chunk: &[u8],
+    at: &mut usize,
+    (object, mut upcoming): (bool, Upcoming),
+    stops: &mut Stops,
+    quiet: &Quiet<'_>,
+    bounds: Bounds,
+    levels: &mut Vec<Level>,
+) -> Upcoming {
+    levels.clear();
+    let automaton = quiet.automaton;
+    let mut here = Level { object, state: quiet.state, elements: 0, key: (0, 0) };
+    'values: loop {
+        let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
+        if here.object {
+            let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':')) else {
+                break;
+            };
+            start = end + 1;
+            key = (*at + 1, end - *at - 2);
+            if key.1 > bounds.key {
+                break;
+            }
+            state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
+        }
+        if !quiet.may_pass(state) {
+            break;
+        }
+        let may_open = levels.len() < bounds.levels;
+        let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
+        if !quiet.passes(state, &value) {
+            break;
+        }
+        here.elements = here.elements.wrapping_add(1);
+        (*at, upcoming) = (end, Upcoming::Next);
+        if let Value::Container = value {
+            levels.push(here);
+            here = Level { object: chunk[start] == b'{', state, elements: 0, key };
+            upcoming = Upcoming::First;
+            if !matches!(chunk.get(*at), Some(b'}' | b']')) {
+                continue;
+            }
+        }
+        // The ends of containers, as many as there are, and a comma.
+        loop {
+            let close = if here.object { b'}' } else { b']' };
+            match chunk.get(*at) {
+                Some(b',') if upcoming == Upcoming::Next => break,
+                Some(byte) if *byte == close => match levels.pop() {
+                    Some(around) => here = around,
+                    None => break 'values,
+                },
+                _ => break 'values,
+            }
+            (*at, upcoming) = (*at + 1, Upcoming::Next);
+        }
+        (*at, upcoming) = (*at + 1, Upcoming::Another);
+    }
+    levels.push(here);
+    upcoming
+}
+
+/// The value that starts here, and where it ends; or, of a container, if it may be one, where what is in it begins.
+#[inline]
+fn value<'a>(chunk: &'a [u8], at: usize, stops: &mut Stops, container: bool) -> Option<(usize, Value<'a>)> {
+    let scalar = |end: usize| (end, Value::Scalar);
+    match chunk.get(at)? {
+        b'"' => string(chunk, at, stops).map(|end| (end, Value::Text(&chunk[at + 1..end - 1]))),
+        b'{' | b'[' => container.then_some((at + 1, Value::Container)),
+        b'-' | b'0'..=b'9' => integer(chunk, at).map(scalar),
+        b't' => word(chunk, at, b"true").map(scalar),
+        b'f' => word(chunk, at, b"false").map(scalar),
+        b'n' => word(chunk, at, b"null").map(scalar),
+        _ => None,
+    }
+}
+/// Where a string ends whose first quote is here.
+#[inline]
+fn string(chunk: &[u8], at: usize, stops: &mut Stops) -> Option<usize> {
+    match chunk.get(at)? {
+        b'"' => stops.whole(chunk, at + 1).map(|end| end + 1),
+        _ => None,
+    }
+}
+
+/// Where an integer ends, if more of the chunk follows, so that it has ended.
+fn integer(chunk: &[u8], at: usize) -> Option<usize> {
+    let first = at + usize::from(chunk.get(at) == Some(&b'-'));
+    let digits = chunk.get(first..)?.iter().position(|byte| !byte.is_ascii_digit())?;
+    let well_formed = digits == 1 || (digits > 1 && chunk[first] != b'0');
+    (well_formed && !matches!(chunk[first + digits], b'.' | b'e' | b'E')).then_some(first + digits)
+}
+
+#[inline]
+fn word(chunk: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    chunk[at..].starts_with(word).then_some(at + word.len())
+}
