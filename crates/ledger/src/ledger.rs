@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use crate::bodies::{Bodies, private, sync_dir};
 use crate::log::Log;
+use crate::publish::{Publisher, TileWriter};
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
 use crate::segment;
 use crate::sync::Syncer;
+use crate::tiles;
 use crate::verify::{compare, missing, read_checkpoint};
 use crate::write::WriterThread;
 use crate::writer::{Shared, Writer};
@@ -38,6 +40,7 @@ pub struct Options {
     pub(crate) capacity: usize,
     pub(crate) checkpoint_interval: Duration,
     pub(crate) retry_interval: Duration,
+    pub(crate) entry_bundles: bool,
     pub(crate) recovery_record: RecoveryRecord,
     pub(crate) on_checkpoint: Option<OnCheckpoint>,
     pub(crate) on_failure: Option<OnFailure>,
@@ -63,6 +66,7 @@ impl Options {
             capacity: 65_536,
             checkpoint_interval: Duration::from_secs(1),
             retry_interval: Duration::from_millis(250),
+            entry_bundles: true,
             recovery_record: Box::new(Recovery::to_record),
             on_checkpoint: None,
             on_failure: None,
@@ -104,6 +108,15 @@ impl Options {
     #[must_use]
     pub const fn retry_interval(mut self, interval: Duration) -> Self {
         self.retry_interval = interval;
+        self
+    }
+
+    /// Whether entry bundles are stored beside the tiles (they are), so that the directory can be served as it is. They
+    /// hold every record a second time; without them they can still be had, read from the segments ([`Reader::tile`]), and
+    /// verifiers must be told ([`Verifier::without_entry_bundles`](crate::Verifier::without_entry_bundles)).
+    #[must_use]
+    pub const fn entry_bundles(mut self, stored: bool) -> Self {
+        self.entry_bundles = stored;
         self
     }
 
@@ -246,6 +259,7 @@ impl Ledger {
         }
         let checkpoint = read_checkpoint(&dir, key.verifying_key())?;
         let (mut log, recovery) = resume(&segments, &checkpoint, &options)?;
+        not_beyond(&dir, log.tree.size())?;
         if let Some(recovery) = &recovery {
             log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
         }
@@ -254,13 +268,17 @@ impl Ledger {
         let shared = Arc::new(Shared::new(options.capacity, options.on_failure, log, checkpoint.size));
         let public = key.verifying_key().clone();
         let interval = options.checkpoint_interval;
-        let syncer = Syncer::new(shared.clone(), dir.clone(), key, interval, options.on_checkpoint, disk);
+        let tiles = TileWriter::new(dir.clone(), options.entry_bundles, disk.clone());
+        shared.lock().unpublished = !tiles.has_all(checkpoint.size).map_err(cannot_use(&dir))?;
+        let syncer = Syncer::new(shared.clone(), interval, disk);
+        let publisher = Publisher::new(shared.clone(), dir.clone(), key, options.on_checkpoint, tiles);
         let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
         let mut ledger =
             Self { shared, reader: Reader::new(dir.clone()), key: public, threads: Vec::new(), _lock: lock };
         for (name, run) in [
             ("ledger-write", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
             ("ledger-sync", Box::new(move || syncer.run())),
+            ("ledger-publish", Box::new(move || publisher.run())),
         ] {
             let thread =
                 std::thread::Builder::new().name(name.into()).spawn(run).map_err(cannot_use(&dir))?;
@@ -403,6 +421,17 @@ fn resume(
     Ok((Log::new(segments, file, replay, options), recovery))
 }
 
+/// Tiles are written of what is on the disk only: where there are some of more records, the log has been put back.
+fn not_beyond(dir: &Path, size: u64) -> Result<(), OpenError> {
+    match tiles::claimed(dir).map_err(cannot_use(dir))? {
+        Some(tile) if tile.end() > size => {
+            let detail = format!("the log has {size} records, but once had more");
+            Err(OpenError::Damaged(tiles::fault(dir, tile, FaultKind::RolledBack, &detail)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Copies what stands in `path` from `offset` on to a file beside it: recovery never destroys evidence.
 fn set_aside(path: &Path, offset: u64) -> Result<RecoveryCause, OpenError> {
     let tail =
@@ -474,7 +503,7 @@ pub(crate) fn replace_name(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

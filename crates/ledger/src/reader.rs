@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::bodies::Bodies;
 use crate::replay::{Fault, FaultKind, ReadError, open_segment};
 use crate::segment::{self, Entry, SegmentReader, Step};
-use crate::{Frontier, Hash, Subtrees};
+use crate::tile::push_entry;
+use crate::tiles::{self, Tiles};
+use crate::{Frontier, Hash, Subtrees, Tile, TileKind};
 
 /// A stored log, opened for reading. Takes no lock: the log may be in use.
 #[derive(Debug, Clone)]
@@ -46,6 +48,39 @@ impl Reader {
         Ok(list.into_iter().map(|(first, _)| first).collect())
     }
 
+    /// The tiles of the log as it was with `size` entries, at most what its newest checkpoint covers: for proofs.
+    #[must_use]
+    pub fn tiles(&self, size: u64) -> Tiles {
+        Tiles::new(self.dir.clone(), size)
+    }
+
+    /// A tile's or bundle's bytes, for a log of `size` entries, at most what its newest checkpoint covers. Any narrower
+    /// partial tile is cut out of a wider one, and a bundle that is not stored is put together from the segments. `None` when
+    /// the log has no such tile.
+    ///
+    /// # Errors
+    /// When something that should be stored is gone, or cannot be read.
+    pub fn tile(&self, tile: Tile, size: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        if tile.end() > size {
+            return Ok(None);
+        }
+        match tiles::stored(&self.dir, tile)? {
+            None if tile.kind == TileKind::Entries => self.bundle(tile).map(Some),
+            None => Err(tiles::fault(&self.dir, tile, FaultKind::Removed, "the tile is gone").into()),
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn bundle(&self, tile: Tile) -> Result<Vec<u8>, ReadError> {
+        let mut bundle = Vec::new();
+        let mut entries = self.entries(tile.start())?;
+        for _ in 0..tile.width {
+            let entry = entries.next().unwrap_or_else(|| Err(entries.ends_early()))?;
+            push_entry(&mut bundle, &entry.record);
+        }
+        Ok(bundle)
+    }
+
     /// The bodies stored beside the log.
     #[must_use]
     pub fn bodies(&self) -> Bodies {
@@ -66,14 +101,8 @@ impl Subtrees for Reader {
         let mut tree = Frontier::new();
         let mut entries = self.entries(leaves.start)?;
         while tree.size() < leaves.end - leaves.start {
-            match entries.next() {
-                Some(entry) => tree.push(entry?.leaf()),
-                None => {
-                    return Err(entries
-                        .fault(FaultKind::Truncated, "the log ends before this record")
-                        .into());
-                }
-            }
+            let entry = entries.next().unwrap_or_else(|| Err(entries.ends_early()))?;
+            tree.push(entry.leaf());
         }
         Ok(tree.root())
     }
@@ -128,6 +157,10 @@ impl Iterator for Entries {
 }
 
 impl Entries {
+    pub(crate) fn ends_early(&self) -> ReadError {
+        self.fault(FaultKind::Truncated, "the log ends before this record").into()
+    }
+
     fn fault(&self, kind: FaultKind, detail: &str) -> Fault {
         let (file, offset) = (self.segment.path.to_path_buf(), self.segment.offset);
         Fault { kind, index: self.next, file, offset, detail: detail.to_owned() }

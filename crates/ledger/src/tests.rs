@@ -16,6 +16,8 @@ use crate::{
     Verified, Verifier, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 
+mod tiles;
+
 const ORIGIN: &str = "test.example/audit";
 
 fn open(dir: &Path) -> Ledger {
