@@ -90,6 +90,7 @@ mod tile;
 mod tiles;
 mod tiling;
 mod verify;
+mod verify_tiles;
 mod write;
 mod writer;
 
@@ -102,7 +103,7 @@ pub use merkle::{
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
 pub use reader::{Entries, Reader};
 pub use replay::{Fault, FaultKind, ReadError};
-pub use segment::{Entry, MAX_RECORD};
+pub use segment::{Entry, EntryRef, MAX_RECORD};
 pub use tile::{BundleError, ParseTileError, Tile, TileKind, bundle_records};
 pub use tiles::Tiles;
 pub use verify::{Verified, Verifier};

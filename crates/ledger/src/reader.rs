@@ -129,14 +129,14 @@ impl Iterator for Entries {
             match self.segment.step() {
                 Err(source) => return Some(Err(ReadError::io(&self.segment.path)(source))),
                 Ok(Step::Bad(why)) => return Some(Err(self.fault(FaultKind::Edited, why).into())),
-                Ok(Step::Entry(entry)) if entry.index != self.next => {
-                    let detail = format!("record {} stands where record {} should", entry.index, self.next);
+                Ok(Step::Entry(found)) if found.index != self.next => {
+                    let detail = format!("record {} stands where record {} should", found.index, self.next);
                     return Some(Err(self.fault(FaultKind::Removed, &detail).into()));
                 }
-                Ok(Step::Entry(entry)) => {
+                Ok(Step::Entry(found)) => {
                     self.next += 1;
-                    if entry.index >= self.from {
-                        return Some(Ok(entry));
+                    if found.index >= self.from {
+                        return Some(Ok(self.segment.entry(&found)));
                     }
                 }
                 Ok(Step::Partial) => return None,

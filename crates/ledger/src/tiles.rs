@@ -42,6 +42,11 @@ impl Tiles {
         Ok(wanted.collect::<Frontier>().root())
     }
 
+    #[cfg(test)]
+    pub(crate) fn files_read(&self) -> usize {
+        self.read.borrow().len()
+    }
+
     fn tile(&self, kind: TileKind, index: u64) -> Result<Rc<[u8]>, ReadError> {
         let Some(tile) = Tile::of(kind, index, self.size) else {
             return Err(fault(

@@ -1,9 +1,12 @@
 //! Proving a stored log to be what its checkpoints signed, or naming the first record that is not.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
-use crate::segment::{self, Entry};
+use crate::segment::{self, EntryRef};
+use crate::tiling::Tiling;
+use crate::verify_tiles::StoredTiles;
 use crate::{Checkpoint, Hash, NoteError, VerifyingKey, ledger};
 
 /// Reads a whole log, recomputes its tree, and compares that with the log's checkpoint and with any the caller knows.
@@ -15,6 +18,7 @@ pub struct Verifier {
     dir: PathBuf,
     key: VerifyingKey,
     known: Vec<Checkpoint>,
+    bundles: bool,
 }
 
 /// A log that is what it was.
@@ -27,6 +31,8 @@ pub struct Verified {
     pub root: Hash,
     /// The log's own newest checkpoint.
     pub checkpoint: Checkpoint,
+    /// How many files of tiles and entry bundles were compared with the records.
+    pub tiles: u64,
     /// Bytes after the last whole record: a write under way, or one that a crash cut short. Never part of the log.
     pub torn: bool,
 }
@@ -42,7 +48,8 @@ impl Verifier {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, ReadError> {
         let dir = dir.into();
         let path = dir.join(ledger::PUBLIC_KEY);
-        let text = std::fs::read_to_string(&path).map_err(ReadError::io(&path))?;
+        let bytes = std::fs::read(&path).map_err(ReadError::io(&path))?;
+        let text = String::from_utf8_lossy(&bytes);
         let key = text.parse().map_err(|error| unacceptable(&path, &error))?;
         Ok(Self::with_key(dir, key))
     }
@@ -50,7 +57,7 @@ impl Verifier {
     /// Verifies the ledger in `dir` with a public key from elsewhere.
     #[must_use]
     pub fn with_key(dir: impl Into<PathBuf>, key: VerifyingKey) -> Self {
-        Self { dir: dir.into(), key, known: Vec::new() }
+        Self { dir: dir.into(), key, known: Vec::new(), bundles: true }
     }
 
     /// Also demands that the log contain what this checkpoint, kept elsewhere, signed.
@@ -60,6 +67,14 @@ impl Verifier {
     pub fn knowing(mut self, note: &str) -> Result<Self, NoteError> {
         self.known.push(Checkpoint::verify(note, &self.key)?);
         Ok(self)
+    }
+
+    /// Does not demand that there be entry bundles: for a ledger that was told to store none. Those that are there must be
+    /// right all the same.
+    #[must_use]
+    pub const fn without_entry_bundles(mut self) -> Self {
+        self.bundles = false;
+        self
     }
 
     /// Verifies everything.
@@ -74,10 +89,18 @@ impl Verifier {
     ///
     /// # Errors
     /// The first fault, or that a file cannot be read.
-    pub fn run_with(self, mut each: impl FnMut(&Entry)) -> Result<Verified, ReadError> {
+    pub fn run_with(self, mut each: impl FnMut(&EntryRef<'_>)) -> Result<Verified, ReadError> {
+        let mut stale = None;
         // First the checkpoint, then the records: a log in use only grows between the two.
         let checkpoint = read_checkpoint(&self.dir, &self.key)?;
+        check_public_key(&self.dir, &self.key)?;
+        let mut tiles = StoredTiles::new(&self.dir, checkpoint.size, self.bundles)?;
         let mut known = self.known;
+        if let Some(newer) = known.iter().find(|known| known.size > checkpoint.size) {
+            let detail = format!("it is of {} records, but there was one of {}", checkpoint.size, newer.size);
+            // Where the records are gone too, that says more.
+            stale = Some(checkpoint_fault(&self.dir.join(ledger::CHECKPOINT), detail));
+        }
         known.push(checkpoint.clone());
         known.sort_by_key(|checkpoint| checkpoint.size);
 
@@ -89,13 +112,22 @@ impl Verifier {
             return Err(Fault { kind: FaultKind::Removed, index: 0, file, offset: 0, detail }.into());
         }
         let mut replay = Replay::open(&segments, &list[0].1, 0)?;
+        replay.tiling = Some(Tiling::new(true));
         let mut due = known.iter().peekable();
         loop {
             while let Some(checkpoint) = due.next_if(|checkpoint| checkpoint.size == replay.tree.size()) {
                 compare(&replay, checkpoint)?;
             }
             match replay.next()? {
-                Next::Entry(entry) => each(&entry),
+                Next::Entry(found) => {
+                    each(&replay.entry(&found));
+                    if let Some(tiling) = replay.tiling.as_mut().filter(|tiling| tiling.has_full()) {
+                        tiling
+                            .take_full()
+                            .into_iter()
+                            .try_for_each(|(tile, bytes)| tiles.full(tile, bytes))?;
+                    }
+                }
                 Next::Tail(damage) => {
                     if let Some(checkpoint) = due.next_back() {
                         return Err(missing(&replay, damage, checkpoint).into());
@@ -104,11 +136,31 @@ impl Verifier {
                         Some(fault) if fault.kind != FaultKind::Truncated => return Err(fault.into()),
                         damage => damage.is_some(),
                     };
+                    if let Some(stale) = stale {
+                        return Err(stale.into());
+                    }
                     let (size, root) = (replay.tree.size(), replay.tree.root());
-                    return Ok(Verified { size, root, checkpoint, torn });
+                    let moved_on = || match read_checkpoint(&self.dir, &self.key) {
+                        Ok(now) => now.size != checkpoint.size,
+                        Err(_) => false,
+                    };
+                    let tiles = tiles.finish(replay.tiling.as_ref(), size, moved_on)?;
+                    return Ok(Verified { size, root, checkpoint, tiles, torn });
                 }
             }
         }
+    }
+}
+
+/// The public key that lies beside the log is the one that it is verified with, written as the ledger writes it.
+fn check_public_key(dir: &Path, key: &VerifyingKey) -> Result<(), ReadError> {
+    let path = dir.join(ledger::PUBLIC_KEY);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text == format!("{key}\n") => Ok(()),
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
+            Err(ReadError::io(&path)(error))
+        }
+        _ => Err(checkpoint_fault(&path, "it is not the key of this log".into()).into()),
     }
 }
 
@@ -116,10 +168,8 @@ impl Verifier {
 pub(crate) fn read_checkpoint(dir: &Path, key: &VerifyingKey) -> Result<Checkpoint, ReadError> {
     let path = dir.join(ledger::CHECKPOINT);
     let note = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
-        std::io::ErrorKind::InvalidData => {
-            checkpoint_fault(&path, "the checkpoint is not text".into()).into()
-        }
+        ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
+        ErrorKind::InvalidData => checkpoint_fault(&path, "the checkpoint is not text".into()).into(),
         _ => ReadError::io(&path)(source),
     })?;
     let checkpoint = Checkpoint::verify(&note, key).map_err(|error| unacceptable(&path, &error))?;

@@ -52,6 +52,11 @@ fn check(dir: &Path, bundles: bool) {
     assert!(found == expected);
 }
 
+/// How many files there are.
+pub(super) fn count(dir: &Path) -> u64 {
+    files(dir).len() as u64
+}
+
 #[test]
 fn a_closed_ledger_has_exactly_the_tiles_of_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
@@ -179,6 +184,42 @@ fn where_tiles_cannot_be_written_records_can_and_the_checkpoint_follows() {
     open(dir.path()).close();
     assert_eq!(verify(dir.path()).unwrap().checkpoint.size, 1000);
     check(dir.path(), true);
+}
+
+/// The segments are read whole for a proof, the tiles only where it leads: both must say the same.
+#[test]
+fn proofs_from_tiles_are_those_from_the_records() {
+    let dir = written(1100);
+    let reader = Reader::new(dir.path());
+    let leaves: Vec<Hash> = records(dir.path()).iter().map(|record| Hash::leaf(record)).collect();
+    let root = |size: u64| {
+        leaves[..usize::try_from(size).unwrap()].iter().copied().collect::<crate::Frontier>().root()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(64));
+    runner
+        .run(&(1..=1100_u64, any::<u64>(), any::<u64>()), |(size, index, old)| {
+            let (index, old) = (index % size, 1 + old % size);
+            let tiles = reader.tiles(size);
+            let proof = inclusion_proof(&tiles, index, size).unwrap();
+            prop_assert_eq!(&proof, &inclusion_proof(&reader, index, size).unwrap());
+            prop_assert!(verify_inclusion(
+                leaves[usize::try_from(index).unwrap()],
+                index,
+                size,
+                &proof,
+                root(size)
+            ));
+            let proof = consistency_proof(&tiles, old, size).unwrap();
+            prop_assert_eq!(&proof, &consistency_proof(&reader, old, size).unwrap());
+            prop_assert!(verify_consistency(old, root(old), size, root(size), &proof));
+            prop_assert!(tiles.files_read() <= 4, "{} tiles of a tree of two levels", tiles.files_read());
+            Ok(())
+        })
+        .unwrap();
+    fs::remove_file(dir.path().join("tile/0/001")).unwrap();
+    let error = inclusion_proof(&reader.tiles(1100), 300, 1100).unwrap_err();
+    assert!(error.to_string().contains("the tile is gone"), "{error}");
+    assert!(inclusion_proof(&reader.tiles(2000), 300, 2000).is_err());
 }
 
 #[test]
