@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,16 +12,22 @@ use crate::bodies::{Bodies, private, sync_dir};
 use crate::log::Log;
 use crate::publish::{Publisher, TileWriter};
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
+use crate::rotation::KeyChain;
 use crate::segment;
 use crate::sync::Syncer;
 use crate::tiles;
 use crate::verify::{compare, missing, read_checkpoint};
 use crate::write::WriterThread;
 use crate::writer::{Shared, Writer};
-use crate::{Checkpoint, Frontier, Hash, NoteError, Reader, SigningKey, VerifyingKey};
+use crate::{
+    Checkpoint, Cosignature, Frontier, Hash, NoteError, Reader, Rotation, SigningKey, VerifyingKey,
+    WitnessKey,
+};
+use crate::{cosignature, keys};
 
 pub(crate) const PUBLIC_KEY: &str = "key.pub";
 pub(crate) const CHECKPOINT: &str = "checkpoint";
+pub(crate) const COSIGNED: &str = "checkpoint.cosigned";
 
 /// An open ledger: the only writer of its directory. Dropping it writes everything out and signs a last checkpoint.
 pub struct Ledger {
@@ -29,6 +35,7 @@ pub struct Ledger {
     reader: Reader,
     key: VerifyingKey,
     threads: Vec<JoinHandle<()>>,
+    cosigning: Mutex<()>,
     _lock: File,
 }
 
@@ -42,6 +49,7 @@ pub struct Options {
     pub(crate) retry_interval: Duration,
     pub(crate) entry_bundles: bool,
     pub(crate) recovery_record: RecoveryRecord,
+    pub(crate) rotation_record: RotationRecord,
     pub(crate) on_checkpoint: Option<OnCheckpoint>,
     pub(crate) on_failure: Option<OnFailure>,
     #[cfg(test)]
@@ -50,6 +58,8 @@ pub struct Options {
 
 /// Makes the record that tells of a recovery.
 pub(crate) type RecoveryRecord = Box<dyn Fn(&Recovery) -> Vec<u8> + Send>;
+/// Makes the record that tells of a new key.
+pub(crate) type RotationRecord = Box<dyn Fn(&Rotation) -> Vec<u8> + Send>;
 /// Hears when writing begins to fail, and when it works again.
 pub(crate) type OnFailure = Box<dyn Fn(Option<&str>) + Send + Sync>;
 /// Hears each new checkpoint.
@@ -68,6 +78,7 @@ impl Options {
             retry_interval: Duration::from_millis(250),
             entry_bundles: true,
             recovery_record: Box::new(Recovery::to_record),
+            rotation_record: Box::new(Rotation::to_record),
             on_checkpoint: None,
             on_failure: None,
             #[cfg(test)]
@@ -124,6 +135,13 @@ impl Options {
     #[must_use]
     pub fn recovery_record(mut self, make: impl Fn(&Recovery) -> Vec<u8> + Send + 'static) -> Self {
         self.recovery_record = Box::new(make);
+        self
+    }
+
+    /// What the log says of a new key: by default [`Rotation::to_record`]; embedders put it in their own schema.
+    #[must_use]
+    pub fn rotation_record(mut self, make: impl Fn(&Rotation) -> Vec<u8> + Send + 'static) -> Self {
+        self.rotation_record = Box::new(make);
         self
     }
 
@@ -253,11 +271,12 @@ impl Ledger {
         }
         let lock = lock(&dir.join("lock"))?;
         let fresh = segment::list(&segments).map_err(cannot_use(&segments))?.is_empty();
-        let key = signing_key(&dir, &options, fresh)?;
+        keys::finish_rotation(&dir, &options)?;
+        let (key, chain) = keys::signing_key(&dir, &options, fresh)?;
         if fresh {
-            found(&dir, &segments, &options.origin, &key)?;
+            found(&dir, &segments, &key, &chain)?;
         }
-        let checkpoint = read_checkpoint(&dir, key.verifying_key())?;
+        let (checkpoint, _) = read_checkpoint(&dir, &chain)?;
         let (mut log, recovery) = resume(&segments, &checkpoint, &options)?;
         not_beyond(&dir, log.tree.size())?;
         if let Some(recovery) = &recovery {
@@ -273,8 +292,14 @@ impl Ledger {
         let syncer = Syncer::new(shared.clone(), interval, disk);
         let publisher = Publisher::new(shared.clone(), dir.clone(), key, options.on_checkpoint, tiles);
         let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
-        let mut ledger =
-            Self { shared, reader: Reader::new(dir.clone()), key: public, threads: Vec::new(), _lock: lock };
+        let mut ledger = Self {
+            shared,
+            reader: Reader::new(dir.clone()),
+            key: public,
+            threads: Vec::new(),
+            cosigning: Mutex::new(()),
+            _lock: lock,
+        };
         for (name, run) in [
             ("ledger-write", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
             ("ledger-sync", Box::new(move || syncer.run())),
@@ -319,6 +344,28 @@ impl Ledger {
         self.shared.checkpoint()
     }
 
+    /// Keeps what witnesses say of a checkpoint of this log, in `checkpoint.cosigned`: the log's own signature and those of
+    /// these witnesses, of the newest checkpoint that anybody has cosigned. Answers which were found on the note. Blocks.
+    ///
+    /// # Errors
+    /// `InvalidData` when the note is not one that this log signed, or a cosignature is not the witness's that it names;
+    /// otherwise that it could not be stored.
+    pub fn keep_cosignatures(&self, note: &str, witnesses: &[WitnessKey]) -> io::Result<Vec<Cosignature>> {
+        let _one_at_a_time = self.cosigning.lock().unwrap_or_else(PoisonError::into_inner);
+        cosignature::keep(self.reader.dir(), note, witnesses)
+    }
+
+    /// Gives the ledger in `dir`, which nobody may have open, a new private key. The log gets a record that says so, and both
+    /// keys sign a checkpoint that covers it, so that whoever knows the old key can follow. The old private key is deleted.
+    ///
+    /// A crash at any point leaves the one key or the other, and opening the ledger finishes what was begun.
+    ///
+    /// # Errors
+    /// When the ledger cannot be opened, or something cannot be written.
+    pub fn rotate_key(dir: impl Into<PathBuf>, options: Options) -> Result<Rotation, OpenError> {
+        keys::rotate(&dir.into(), options)
+    }
+
     /// Writes out what has been accepted, signs a last checkpoint and stops. Later appends are refused.
     pub fn close(mut self) {
         self.stop();
@@ -349,11 +396,12 @@ impl fmt::Debug for Ledger {
 }
 
 /// The first segment and the checkpoint of an empty log.
-fn found(dir: &Path, segments: &Path, origin: &str, key: &SigningKey) -> Result<(), OpenError> {
+fn found(dir: &Path, segments: &Path, key: &SigningKey, chain: &KeyChain) -> Result<(), OpenError> {
+    let origin = key.verifying_key().name();
     let path = dir.join(CHECKPOINT);
     if path.exists() {
         // Records were signed once, and now there are none.
-        let checkpoint = read_checkpoint(dir, key.verifying_key())?;
+        let (checkpoint, _) = read_checkpoint(dir, chain)?;
         if checkpoint.size > 0 {
             let detail = format!("the log is gone, but had {} records", checkpoint.size);
             let file = segments.to_owned();
@@ -442,41 +490,6 @@ fn set_aside(path: &Path, offset: u64) -> Result<RecoveryCause, OpenError> {
     Ok(RecoveryCause::TornTail { bytes, sha256, kept })
 }
 
-fn signing_key(dir: &Path, options: &Options, fresh: bool) -> Result<SigningKey, OpenError> {
-    let path = options.key.clone().unwrap_or_else(|| dir.join("key.pem"));
-    let error = |what: &str| OpenError::Key { path: path.clone(), what: what.to_owned() };
-    let key = match fs::read_to_string(&path) {
-        Ok(pem) => {
-            if others_may_read(&path).map_err(cannot_use(&path))? {
-                return Err(error("others than its owner may read it: chmod 600 it, or replace it"));
-            }
-            SigningKey::from_pem(&options.origin, &pem).map_err(key_error(&path))?
-        }
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound && fresh => {
-            let key = SigningKey::generate(&options.origin).map_err(key_error(&path))?;
-            let pem = key.to_pem().map_err(key_error(&path))?;
-            replace(&path, pem.as_bytes()).map_err(cannot_use(&path))?;
-            key
-        }
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-            return Err(error(
-                "it is gone, but the log has records signed with it: restore it from a backup",
-            ));
-        }
-        Err(other) => return Err(cannot_use(&path)(other)),
-    };
-    let public = dir.join(PUBLIC_KEY);
-    let line = format!("{}\n", key.verifying_key());
-    match fs::read_to_string(&public) {
-        Ok(found) if found == line => {}
-        Ok(_) if !fresh => {
-            return Err(error("it is not the key of this log (see key.pub), or the origin was changed"));
-        }
-        _ => replace(&public, line.as_bytes()).map_err(cannot_use(&public))?,
-    }
-    Ok(key)
-}
-
 fn lock(path: &Path) -> Result<File, OpenError> {
     let file = private(File::options().create(true).truncate(false).write(true))
         .open(path)
@@ -511,20 +524,10 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-fn others_may_read(path: &Path) -> io::Result<bool> {
-    #[cfg(unix)]
-    {
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path)?.permissions());
-        Ok(mode & 0o077 != 0)
-    }
-    #[cfg(not(unix))]
-    fs::metadata(path).map(|_| false)
-}
-
-fn cannot_use(path: &Path) -> impl Fn(io::Error) -> OpenError {
+pub(crate) fn cannot_use(path: &Path) -> impl Fn(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
-fn key_error(path: &Path) -> impl Fn(NoteError) -> OpenError {
+pub(crate) fn key_error(path: &Path) -> impl Fn(NoteError) -> OpenError {
     move |error| OpenError::Key { path: path.to_owned(), what: error.to_string() }
 }

@@ -76,14 +76,18 @@
 //!   ([`Options::on_checkpoint`]) and verify against those ([`Verifier::knowing`]).
 
 mod bodies;
+mod cosignature;
 mod hash;
+mod keys;
 mod ledger;
 mod log;
 mod merkle;
 mod note;
+mod proof;
 mod publish;
 mod reader;
 mod replay;
+mod rotation;
 mod segment;
 mod sync;
 mod tile;
@@ -95,14 +99,17 @@ mod write;
 mod writer;
 
 pub use bodies::Bodies;
+pub use cosignature::{Cosignature, WitnessKey};
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
 pub use merkle::{
     Frontier, Subtrees, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use proof::{Proof, ProofError};
 pub use reader::{Entries, Reader};
 pub use replay::{Fault, FaultKind, ReadError};
+pub use rotation::Rotation;
 pub use segment::{Entry, EntryRef, MAX_RECORD};
 pub use tile::{BundleError, ParseTileError, Tile, TileKind, bundle_records};
 pub use tiles::Tiles;

@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 
 use crate::bodies::Bodies;
 use crate::replay::{Fault, FaultKind, ReadError, open_segment};
+use crate::rotation::KeyChain;
 use crate::segment::{self, Entry, SegmentReader, Step};
 use crate::tile::push_entry;
 use crate::tiles::{self, Tiles};
-use crate::{Frontier, Hash, Subtrees, Tile, TileKind};
+use crate::verify::read_checkpoint;
+use crate::{
+    Checkpoint, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey, inclusion_proof, ledger,
+    verify_inclusion,
+};
 
 /// A stored log, opened for reading. Takes no lock: the log may be in use.
 #[derive(Debug, Clone)]
@@ -79,6 +84,44 @@ impl Reader {
             push_entry(&mut bundle, &entry.record);
         }
         Ok(bundle)
+    }
+
+    /// The public keys that the log has had, the newest first: at least one.
+    ///
+    /// # Errors
+    /// When they cannot be read, or one does not follow on another.
+    pub fn keys(&self) -> Result<Vec<VerifyingKey>, ReadError> {
+        Ok(KeyChain::read(&self.dir)?.newest_first())
+    }
+
+    /// The log's newest checkpoint, checked against the public key that lies beside it, and the signed note itself.
+    ///
+    /// # Errors
+    /// When there is none, or it is not the log's.
+    pub fn checkpoint(&self) -> Result<(Checkpoint, String), ReadError> {
+        read_checkpoint(&self.dir, &KeyChain::read(&self.dir)?)
+    }
+
+    /// The proof that the record at `index` is in the log, under its newest checkpoint: read from the tiles.
+    ///
+    /// # Errors
+    /// When the checkpoint does not cover that record (yet), or the log is not what it was.
+    pub fn prove(&self, index: u64) -> Result<Proof, ReadError> {
+        let (checkpoint, note) = self.checkpoint()?;
+        if index >= checkpoint.size {
+            let path = self.dir.join(ledger::CHECKPOINT);
+            let what = format!("the checkpoint covers {} records, and not record {index}", checkpoint.size);
+            return Err(ReadError::io(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, what)));
+        }
+        let mut entries = self.entries(index)?;
+        let entry = entries.next().unwrap_or_else(|| Err(entries.ends_early()))?;
+        let hashes = inclusion_proof(&self.tiles(checkpoint.size), index, checkpoint.size)?;
+        if verify_inclusion(entry.leaf(), index, checkpoint.size, &hashes, checkpoint.root) {
+            return Ok(Proof { index, record: entry.record, hashes, checkpoint: note });
+        }
+        let detail = "record, tiles and checkpoint do not fit together: verify the log".to_owned();
+        let file = entry.file.to_path_buf();
+        Err(Fault { kind: FaultKind::Rewritten, index, file, offset: entry.offset, detail }.into())
     }
 
     /// The bodies stored beside the log.

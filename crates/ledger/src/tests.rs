@@ -16,6 +16,8 @@ use crate::{
     Verified, Verifier, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 
+mod keys;
+mod proofs;
 mod tamper;
 mod tiles;
 

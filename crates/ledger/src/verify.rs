@@ -3,7 +3,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::cosignature::{Cosignature, WitnessKey, cosignatures};
+use crate::note::Signed;
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
+use crate::rotation::KeyChain;
 use crate::segment::{self, EntryRef};
 use crate::tiling::Tiling;
 use crate::verify_tiles::StoredTiles;
@@ -18,6 +21,7 @@ pub struct Verifier {
     dir: PathBuf,
     key: VerifyingKey,
     known: Vec<Checkpoint>,
+    witnesses: Vec<WitnessKey>,
     bundles: bool,
 }
 
@@ -31,6 +35,8 @@ pub struct Verified {
     pub root: Hash,
     /// The log's own newest checkpoint.
     pub checkpoint: Checkpoint,
+    /// What the witnesses that were asked for say of it.
+    pub cosignatures: Vec<Cosignature>,
     /// How many files of tiles and entry bundles were compared with the records.
     pub tiles: u64,
     /// Bytes after the last whole record: a write under way, or one that a crash cut short. Never part of the log.
@@ -47,17 +53,15 @@ impl Verifier {
     /// When there is no public key, or it is malformed.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, ReadError> {
         let dir = dir.into();
-        let path = dir.join(ledger::PUBLIC_KEY);
-        let bytes = std::fs::read(&path).map_err(ReadError::io(&path))?;
-        let text = String::from_utf8_lossy(&bytes);
-        let key = text.parse().map_err(|error| unacceptable(&path, &error))?;
+        let key = KeyChain::read(&dir)?.newest().clone();
         Ok(Self::with_key(dir, key))
     }
 
-    /// Verifies the ledger in `dir` with a public key from elsewhere.
+    /// Verifies the ledger in `dir` with a public key from elsewhere: the log's present key, or one it had before, from which
+    /// the log's own statements lead to the present one.
     #[must_use]
     pub fn with_key(dir: impl Into<PathBuf>, key: VerifyingKey) -> Self {
-        Self { dir: dir.into(), key, known: Vec::new(), bundles: true }
+        Self { dir: dir.into(), key, known: Vec::new(), witnesses: Vec::new(), bundles: true }
     }
 
     /// Also demands that the log contain what this checkpoint, kept elsewhere, signed.
@@ -65,8 +69,17 @@ impl Verifier {
     /// # Errors
     /// When the note is not signed by the log's key.
     pub fn knowing(mut self, note: &str) -> Result<Self, NoteError> {
-        self.known.push(Checkpoint::verify(note, &self.key)?);
+        let keys = KeyChain::read(&self.dir).ok().filter(|keys| keys.contains(&self.key));
+        let keys = keys.unwrap_or_else(|| KeyChain::of(self.key.clone()));
+        self.known.push(keys.verify(note)?);
         Ok(self)
+    }
+
+    /// Also demands that this witness have cosigned a checkpoint of the log (`checkpoint.cosigned`).
+    #[must_use]
+    pub fn witness(mut self, key: WitnessKey) -> Self {
+        self.witnesses.push(key);
+        self
     }
 
     /// Does not demand that there be entry bundles: for a ledger that was told to store none. Those that are there must be
@@ -92,10 +105,14 @@ impl Verifier {
     pub fn run_with(self, mut each: impl FnMut(&EntryRef<'_>)) -> Result<Verified, ReadError> {
         let mut stale = None;
         // First the checkpoint, then the records: a log in use only grows between the two.
-        let checkpoint = read_checkpoint(&self.dir, &self.key)?;
-        check_public_key(&self.dir, &self.key)?;
+        let keys = read_keys(&self.dir, &self.key)?;
+        let (checkpoint, _) = read_checkpoint(&self.dir, &keys)?;
         let mut tiles = StoredTiles::new(&self.dir, checkpoint.size, self.bundles)?;
         let mut known = self.known;
+        known.extend_from_slice(keys.handed_over());
+        let (cosigned, cosignatures) = read_cosigned(&self.dir, &keys, &self.witnesses)?.unzip();
+        known.extend(cosigned);
+        let cosignatures = cosignatures.unwrap_or_default();
         if let Some(newer) = known.iter().find(|known| known.size > checkpoint.size) {
             let detail = format!("it is of {} records, but there was one of {}", checkpoint.size, newer.size);
             // Where the records are gone too, that says more.
@@ -140,43 +157,75 @@ impl Verifier {
                         return Err(stale.into());
                     }
                     let (size, root) = (replay.tree.size(), replay.tree.root());
-                    let moved_on = || match read_checkpoint(&self.dir, &self.key) {
-                        Ok(now) => now.size != checkpoint.size,
+                    let moved_on = || match read_checkpoint(&self.dir, &keys) {
+                        Ok((now, _)) => now.size != checkpoint.size,
                         Err(_) => false,
                     };
                     let tiles = tiles.finish(replay.tiling.as_ref(), size, moved_on)?;
-                    return Ok(Verified { size, root, checkpoint, tiles, torn });
+                    return Ok(Verified { size, root, checkpoint, cosignatures, tiles, torn });
                 }
             }
         }
     }
 }
 
-/// The public key that lies beside the log is the one that it is verified with, written as the ledger writes it.
-fn check_public_key(dir: &Path, key: &VerifyingKey) -> Result<(), ReadError> {
+/// All keys of the log, if the one that is known is among them.
+fn read_keys(dir: &Path, known: &VerifyingKey) -> Result<KeyChain, ReadError> {
     let path = dir.join(ledger::PUBLIC_KEY);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text == format!("{key}\n") => Ok(()),
-        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
-            Err(ReadError::io(&path)(error))
+    let keys = KeyChain::read(dir).map_err(|error| match error {
+        ReadError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+            checkpoint_fault(&path, "the public key is gone".into()).into()
         }
-        _ => Err(checkpoint_fault(&path, "it is not the key of this log".into()).into()),
+        error => error,
+    })?;
+    match keys.contains(known) {
+        true => Ok(keys),
+        false => Err(checkpoint_fault(&path, "the key that is known is none of this log's".into()).into()),
     }
 }
 
 /// The log's own checkpoint, signature checked.
-pub(crate) fn read_checkpoint(dir: &Path, key: &VerifyingKey) -> Result<Checkpoint, ReadError> {
+pub(crate) fn read_checkpoint(dir: &Path, keys: &KeyChain) -> Result<(Checkpoint, String), ReadError> {
     let path = dir.join(ledger::CHECKPOINT);
     let note = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
         ErrorKind::InvalidData => checkpoint_fault(&path, "the checkpoint is not text".into()).into(),
         _ => ReadError::io(&path)(source),
     })?;
-    let checkpoint = Checkpoint::verify(&note, key).map_err(|error| unacceptable(&path, &error))?;
-    if checkpoint.origin != key.name() {
+    let checkpoint = keys.verify(&note).map_err(|error| unacceptable(&path, &error))?;
+    if checkpoint.origin != keys.newest().name() {
         return Err(checkpoint_fault(&path, format!("it is of the log {}", checkpoint.origin)).into());
     }
-    Ok(checkpoint)
+    Ok((checkpoint, note))
+}
+
+/// The newest checkpoint that somebody has cosigned, and what these witnesses say of it: each of them must.
+fn read_cosigned(
+    dir: &Path,
+    keys: &KeyChain,
+    witnesses: &[WitnessKey],
+) -> Result<Option<(Checkpoint, Vec<Cosignature>)>, ReadError> {
+    let path = dir.join(ledger::COSIGNED);
+    let note = match std::fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound && witnesses.is_empty() => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(checkpoint_fault(&path, "no witness has cosigned a checkpoint".into()).into());
+        }
+        Err(error) => return Err(ReadError::io(&path)(error)),
+    };
+    let read = || {
+        let checkpoint = keys.verify(&note)?;
+        Ok((checkpoint, cosignatures(&Signed::parse(&note)?, witnesses)?))
+    };
+    let (checkpoint, found) = read().map_err(|error| unacceptable(&path, &error))?;
+    let silent = witnesses.iter().find(|key| !found.iter().any(|found| found.witness == key.name()));
+    match silent {
+        None => Ok(Some((checkpoint, found))),
+        Some(witness) => {
+            Err(checkpoint_fault(&path, format!("{} has not cosigned it", witness.name())).into())
+        }
+    }
 }
 
 /// Whether what has been read so far is what `checkpoint`, of the same size, signed.
@@ -199,10 +248,10 @@ pub(crate) fn missing(replay: &Replay, damage: Option<Fault>, checkpoint: &Check
     })
 }
 
-fn unacceptable(path: &Path, error: &NoteError) -> Fault {
+pub(crate) fn unacceptable(path: &Path, error: &NoteError) -> Fault {
     checkpoint_fault(path, error.to_string())
 }
 
-fn checkpoint_fault(path: &Path, detail: String) -> Fault {
+pub(crate) fn checkpoint_fault(path: &Path, detail: String) -> Fault {
     Fault { kind: FaultKind::Checkpoint, index: 0, file: path.to_owned(), offset: 0, detail }
 }

@@ -1,5 +1,7 @@
-//! `portcullis audit`: reading and verifying the log on this machine. Needs no gateway, and no configuration but where the log is.
+//! `portcullis audit`: reading, proving and verifying the log on this machine. Needs no gateway, and no configuration but where the log is.
 
+mod prove;
+mod rotate_key;
 mod tail;
 mod verify;
 
@@ -13,6 +15,10 @@ use crate::{config::Config, gateway::ledger_dir};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
+    /// Write a proof that a record is in the log, for somebody who has nothing but the log's public key
+    Prove(prove::ProveArgs),
+    /// Give the log a new key
+    RotateKey(rotate_key::RotateKeyArgs),
     /// Print the newest records, and follow
     Tail(tail::TailArgs),
     /// Prove that the log is what it was: nothing edited, removed, reordered or cut off
@@ -25,7 +31,7 @@ pub(crate) struct LogArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     ledger: Option<PathBuf>,
     /// The gateway's configuration, which says where the log is
-    #[arg(long, short, env = "PORTCULLIS_CONFIG", value_name = "FILE", required_unless_present = "ledger")]
+    #[arg(long, short, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -41,6 +47,8 @@ impl LogArgs {
 
 pub(crate) fn audit(command: AuditCommand) -> Result<u8, CliError> {
     match command {
+        AuditCommand::Prove(args) => prove::prove(args),
+        AuditCommand::RotateKey(args) => rotate_key::rotate_key(args),
         AuditCommand::Tail(args) => tail::tail(args),
         AuditCommand::Verify(args) => verify::verify(args),
     }
