@@ -143,7 +143,13 @@ impl Seen {
 
     fn body(&mut self, index: u64, digest: Option<Hash>) {
         if let Some(digest) = digest.filter(|digest| self.checked.insert(*digest)) {
-            self.file(index, self.reader.bodies().path(digest), digest);
+            let bodies = self.reader.bodies();
+            match bodies.verify(digest) {
+                Ok(true) => self.stored += 1,
+                Ok(false) => self.missing += 1,
+                // What cannot be read cannot be vouched for.
+                Err(_) => self.changed.push(Changed { index, file: bodies.path(digest) }),
+            }
         }
     }
 

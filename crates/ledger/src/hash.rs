@@ -76,7 +76,7 @@ impl Hash {
         Self::of(&bytes)
     }
 
-    fn from_digest(bytes: &[u8]) -> Self {
+    pub(crate) fn from_digest(bytes: &[u8]) -> Self {
         let mut hash = [0; 32];
         hash.copy_from_slice(bytes);
         Self(hash)

@@ -20,7 +20,7 @@ use crate::verify::{compare, missing, read_checkpoint};
 use crate::write::WriterThread;
 use crate::writer::{Shared, Writer};
 use crate::{
-    Checkpoint, Cosignature, Frontier, Hash, NoteError, Reader, Rotation, SigningKey, VerifyingKey,
+    BodyKeys, Checkpoint, Cosignature, Frontier, Hash, NoteError, Reader, Rotation, SigningKey, VerifyingKey,
     WitnessKey,
 };
 use crate::{cosignature, keys};
@@ -48,6 +48,7 @@ pub struct Options {
     pub(crate) checkpoint_interval: Duration,
     pub(crate) retry_interval: Duration,
     pub(crate) entry_bundles: bool,
+    pub(crate) body_keys: BodyKeys,
     pub(crate) recovery_record: RecoveryRecord,
     pub(crate) rotation_record: RotationRecord,
     pub(crate) on_checkpoint: Option<OnCheckpoint>,
@@ -77,6 +78,7 @@ impl Options {
             checkpoint_interval: Duration::from_secs(1),
             retry_interval: Duration::from_millis(250),
             entry_bundles: true,
+            body_keys: BodyKeys::default(),
             recovery_record: Box::new(Recovery::to_record),
             rotation_record: Box::new(Rotation::to_record),
             on_checkpoint: None,
@@ -128,6 +130,13 @@ impl Options {
     #[must_use]
     pub const fn entry_bundles(mut self, stored: bool) -> Self {
         self.entry_bundles = stored;
+        self
+    }
+
+    /// With which keys bodies are encrypted at rest: none, so they are only compressed.
+    #[must_use]
+    pub fn body_keys(mut self, keys: BodyKeys) -> Self {
+        self.body_keys = keys;
         self
     }
 
@@ -270,6 +279,8 @@ impl Ledger {
             make_dir(dir).map_err(cannot_use(dir))?;
         }
         let lock = lock(&dir.join("lock"))?;
+        let reader = Reader::new(&dir).body_keys(options.body_keys.clone());
+        reader.bodies().sweep().map_err(cannot_use(&dir))?;
         let fresh = segment::list(&segments).map_err(cannot_use(&segments))?.is_empty();
         keys::finish_rotation(&dir, &options)?;
         let (key, chain) = keys::signing_key(&dir, &options, fresh)?;
@@ -292,14 +303,8 @@ impl Ledger {
         let syncer = Syncer::new(shared.clone(), interval, disk);
         let publisher = Publisher::new(shared.clone(), dir.clone(), key, options.on_checkpoint, tiles);
         let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
-        let mut ledger = Self {
-            shared,
-            reader: Reader::new(dir.clone()),
-            key: public,
-            threads: Vec::new(),
-            cosigning: Mutex::new(()),
-            _lock: lock,
-        };
+        let mut ledger =
+            Self { shared, reader, key: public, threads: Vec::new(), cosigning: Mutex::new(()), _lock: lock };
         for (name, run) in [
             ("ledger-write", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
             ("ledger-sync", Box::new(move || syncer.run())),

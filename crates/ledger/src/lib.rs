@@ -76,6 +76,7 @@
 //!   ([`Options::on_checkpoint`]) and verify against those ([`Verifier::knowing`]).
 
 mod bodies;
+mod body;
 mod cosignature;
 mod hash;
 mod keys;
@@ -98,7 +99,8 @@ mod verify_tiles;
 mod write;
 mod writer;
 
-pub use bodies::Bodies;
+pub use bodies::{Bodies, BodyReader, BodyWriter, MAX_BODY_READ, StoredBody};
+pub use body::BodyKeys;
 pub use cosignature::{Cosignature, WitnessKey};
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};

@@ -11,21 +11,29 @@ use crate::tile::push_entry;
 use crate::tiles::{self, Tiles};
 use crate::verify::read_checkpoint;
 use crate::{
-    Checkpoint, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey, inclusion_proof, ledger,
-    verify_inclusion,
+    BodyKeys, Checkpoint, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey, inclusion_proof,
+    ledger, verify_inclusion,
 };
 
 /// A stored log, opened for reading. Takes no lock: the log may be in use.
 #[derive(Debug, Clone)]
 pub struct Reader {
     dir: PathBuf,
+    body_keys: BodyKeys,
 }
 
 impl Reader {
     /// Reads the ledger in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), body_keys: BodyKeys::default() }
+    }
+
+    /// Reads encrypted bodies with these keys.
+    #[must_use]
+    pub fn body_keys(mut self, keys: BodyKeys) -> Self {
+        self.body_keys = keys;
+        self
     }
 
     /// The entries from `index` on.
@@ -127,7 +135,7 @@ impl Reader {
     /// The bodies stored beside the log.
     #[must_use]
     pub fn bodies(&self) -> Bodies {
-        Bodies::new(self.dir.join("bodies"))
+        Bodies::new(self.dir.join("bodies"), self.body_keys.clone())
     }
 
     /// The ledger's directory.

@@ -16,6 +16,7 @@ use crate::{
     Verified, Verifier, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 
+mod bodies;
 mod keys;
 mod proofs;
 mod tamper;
