@@ -13,6 +13,7 @@ use portcullis_core::{BoxFuture, Clock, Event, EventKind, EventSink, SystemClock
 use portcullis_hold::{LogNotifier, Tickets};
 use portcullis_jit::{Grants, SigningKey, metadata, token_service};
 use portcullis_kube::{ClusterSource, Upstream, UpstreamOptions, UpstreamSet};
+use portcullis_ledger::Reader;
 use portcullis_mask::{MaskKey, RequestRedactor, Rules};
 use portcullis_oidc::OidcAuthenticator;
 use portcullis_policy::{Policy, PolicyHandle};
@@ -148,7 +149,9 @@ impl Gateway {
             .nest(OAUTH_PREFIX, token_service(grants.clone(), authenticator.clone()))
             .route(METADATA_PATH, axum::routing::get(move || async move { axum::Json(metadata) }));
         let administrators = config.administrators.clone();
-        let api = api::router(tickets.clone(), grants.clone(), identities, administrators, clock.clone());
+        let log = Reader::new(audit.dir());
+        let api =
+            api::router(tickets.clone(), grants.clone(), identities, administrators, clock.clone(), log);
         let (limits, listen) = (config.limits.clone(), config.listen.clone());
         let stack = stack::stack(Parts {
             config,

@@ -1,4 +1,4 @@
-//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, who am I.
+//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, who am I; and its log, below `/portcullis/log`.
 //!
 //! Callers prove who they are with an OIDC token of their own. A grant is for a task, and no task approves, revokes or looks
 //! at others.
@@ -6,6 +6,7 @@
 pub(crate) mod approvals;
 pub(crate) mod grants;
 pub(crate) mod identities;
+pub(crate) mod log;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use axum::{
 use portcullis_core::{Approvers, Body, Clock, Grant, Identity, Reason, Refusal, refuse};
 use portcullis_hold::Tickets;
 use portcullis_jit::Grants;
+use portcullis_ledger::Reader;
 
 use crate::identities::Identities;
 
@@ -41,7 +43,9 @@ pub(crate) fn router(
     identities: Identities,
     administrators: Approvers,
     clock: Arc<dyn Clock>,
+    log: Reader,
 ) -> Router {
+    let log = log::router(log, administrators.clone());
     let api = Api { tickets, grants, identities, administrators, clock };
     let v1 = Router::new()
         .route("/whoami", get(whoami))
@@ -57,6 +61,7 @@ pub(crate) fn router(
         .with_state(api);
     Router::new()
         .nest("/portcullis/api/v1", v1)
+        .nest("/portcullis/log", log)
         .fallback(|| async {
             Problem(Refusal::new(Reason::NotFound, "api/no-such-page", "there is nothing here"))
         })
