@@ -58,11 +58,14 @@
 //!
 //! ```text
 //! segments/00000000000000000000.log   entries, named by their first index
-//! bodies/ab/abcdef…                   large things, named by the SHA-256 of their content
-//! checkpoint                          the newest signed checkpoint
-//! key.pem, key.pub                    the private key (owner only) and the public key (C2SP vkey)
+//! tile/0/x001/234, tile/entries/…     hashes and records as C2SP tlog-tiles has them, derived from the segments
+//! bodies/ab/abcdef….body              large things, named by the SHA-256 of their content
+//! checkpoint, checkpoint.cosigned     the newest signed checkpoint, and the newest one that a witness cosigned
+//! key.pem, key.pub, rotations/        the private key (owner only), the public keys (C2SP vkeys), how one followed another
 //! lock                                held by the one process that appends
 //! ```
+//!
+//! Every byte is described in `docs/ledger-format.md`.
 //!
 //! # What is promised
 //!
@@ -70,7 +73,8 @@
 //!   [`Durability::Fsync`] that of the machine.
 //! * A crash leaves at most a torn tail of what was never acknowledged; opening moves it aside and says so in the log.
 //! * When the disk fails, everything is refused, until the ledger has repaired its files by itself.
-//! * Any changed byte, removed, swapped or cut-off record that a checkpoint covers is found, and named. What is newer
+//! * Any changed byte of any of these files, and any removed, swapped or cut-off record that a checkpoint covers, is found,
+//!   and the file named. What is newer
 //!   than the newest checkpoint (by default one second) can be cut off unnoticed by someone with access to the files,
 //!   and someone with the private key too can write history anew: send checkpoints elsewhere
 //!   ([`Options::on_checkpoint`]) and verify against those ([`Verifier::knowing`]).

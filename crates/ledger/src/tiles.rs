@@ -92,23 +92,25 @@ impl Subtrees for Tiles {
 
 /// A stored tile's bytes, cut out of a wider one where need be; `None` when none is stored that is wide enough.
 pub(crate) fn stored(dir: &Path, tile: Tile) -> Result<Option<Vec<u8>>, ReadError> {
-    let full = Tile { width: FULL, ..tile };
-    for candidate in [tile, full] {
-        if let Some(bytes) = read_exactly(dir, candidate)? {
-            return Ok(cut(tile.kind, bytes, tile.width));
+    // Each of these may be superseded, and gone, by the time it is read; then a wider one is there.
+    for _ in 0..ATTEMPTS {
+        for candidate in [tile, Tile { width: FULL, ..tile }] {
+            if let Some(bytes) = read_exactly(dir, candidate)? {
+                return Ok(cut(tile.kind, bytes, tile.width));
+            }
         }
-    }
-    let mut widths: Vec<u16> = partials_of(dir, tile)?;
-    widths.retain(|width| *width > tile.width);
-    widths.sort_unstable();
-    for width in widths {
-        // It may be superseded, and gone, by now.
+        let wider = partials_of(dir, tile)?.into_iter().filter(|width| *width > tile.width).min();
+        let Some(width) = wider else { break };
         if let Some(bytes) = read_exactly(dir, Tile { width, ..tile })? {
             return Ok(cut(tile.kind, bytes, tile.width));
         }
     }
-    read_exactly(dir, full).map(|bytes| bytes.and_then(|bytes| cut(tile.kind, bytes, tile.width)))
+    let bytes = read_exactly(dir, Tile { width: FULL, ..tile })?;
+    Ok(bytes.and_then(|bytes| cut(tile.kind, bytes, tile.width)))
 }
+
+/// How often a tile is looked for while a ledger in use replaces it. Each time takes that ledger several flushes.
+const ATTEMPTS: usize = 16;
 
 /// The tile's own file, if there is one.
 pub(crate) fn read_exactly(dir: &Path, tile: Tile) -> Result<Option<Vec<u8>>, ReadError> {
@@ -168,6 +170,8 @@ pub(crate) fn walk(dir: &Path, see: &mut impl FnMut(Result<Tile, &Path>)) -> io:
             match path.parse::<Tile>() {
                 Ok(tile) => see(Ok(tile)),
                 Err(_) if file.is_dir() => walk(dir, &path, see)?,
+                // A ledger in use removes directories of partial tiles.
+                Err(_) if !file.exists() => {}
                 Err(_) => see(Err(&file)),
             }
         }

@@ -222,6 +222,32 @@ fn proofs_from_tiles_are_those_from_the_records() {
     assert!(inclusion_proof(&reader.tiles(2000), 300, 2000).is_err());
 }
 
+/// While tiles grow, are replaced and swept away, nothing looks like tampering, and whatever is covered can be proven.
+#[test]
+fn a_ledger_in_use_is_verified_and_proves_its_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = small().segment_size(20_000).checkpoint_interval(Duration::from_micros(1));
+    let (ledger, _) = Ledger::open(dir.path(), options).unwrap();
+    append(&ledger, 0..1);
+    ledger.checkpoint().unwrap();
+    let mut rounds = 0;
+    std::thread::scope(|scope| {
+        let appending = scope.spawn(|| append(&ledger, 1..1500));
+        while !appending.is_finished() {
+            let size = verify(dir.path()).unwrap().checkpoint.size;
+            let reader = Reader::new(dir.path());
+            let key = reader.keys().unwrap().remove(0);
+            for index in [0, size / 2, size - 1] {
+                assert!(reader.prove(index).unwrap().verify(&key).unwrap().size >= size);
+            }
+            rounds += 1;
+        }
+    });
+    assert!(rounds > 0);
+    ledger.close();
+    assert_eq!(verify(dir.path()).unwrap().size, 1500);
+}
+
 #[test]
 fn a_log_that_was_put_back_is_not_appended_to() {
     let dir = written(20);
