@@ -166,22 +166,18 @@ impl Replay {
 
     fn accept(&mut self, found: Found) -> Result<Found, ReadError> {
         let expected = self.tree.size();
-        let file = self.segment.path.clone();
-        let fault = |kind, detail: String| {
-            let (index, file, offset) = (expected, file.to_path_buf(), found.offset);
-            ReadError::Fault(Fault { kind, index, file, offset, detail })
-        };
         if found.index != expected {
             let what = format!("record {} stands where record {expected} should", found.index);
             return Err(match found.index > expected && !self.occurs_later(expected)? {
-                true => fault(FaultKind::Removed, format!("{what}, which is gone")),
-                false => fault(FaultKind::Reordered, what),
+                true => self.fault_at(&found, FaultKind::Removed, format!("{what}, which is gone")),
+                false => self.fault_at(&found, FaultKind::Reordered, what),
             });
         }
         let leaf = self.segment.leaf(&found);
         let link = Hash::link(self.link, leaf);
         if link != found.link {
-            return Err(fault(FaultKind::Edited, "it does not continue the hash chain".into()));
+            let what = "it does not continue the hash chain".into();
+            return Err(self.fault_at(&found, FaultKind::Edited, what));
         }
         match &mut self.tiling {
             Some(tiling) => tiling.push(&mut self.tree, leaf, self.segment.record(&found)),
@@ -189,6 +185,10 @@ impl Replay {
         }
         self.link = link;
         Ok(found)
+    }
+
+    fn fault_at(&self, found: &Found, kind: FaultKind, detail: String) -> ReadError {
+        Fault { offset: found.offset, ..self.fault(kind, detail) }.into()
     }
 
     fn occurs_later(&mut self, index: u64) -> Result<bool, ReadError> {

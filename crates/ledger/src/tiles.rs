@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -114,16 +114,23 @@ const ATTEMPTS: usize = 16;
 
 /// The tile's own file, if there is one.
 pub(crate) fn read_exactly(dir: &Path, tile: Tile) -> Result<Option<Vec<u8>>, ReadError> {
+    let mut bytes = Vec::new();
+    Ok(read_into(dir, tile, &mut bytes)?.then_some(bytes))
+}
+
+/// The same, in place of what is in `bytes`; whether there is one.
+pub(crate) fn read_into(dir: &Path, tile: Tile, bytes: &mut Vec<u8>) -> Result<bool, ReadError> {
+    bytes.clear();
     let path = dir.join(tile.path());
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if is_missing(&error) => return Ok(None),
+    match fs::File::open(&path).and_then(|mut file| file.read_to_end(bytes)) {
+        Ok(_) => {}
+        Err(error) if is_missing(&error) => return Ok(false),
         Err(error) => return Err(ReadError::io(&path)(error)),
-    };
+    }
     if matches!(tile.kind, TileKind::Hashes(_)) && bytes.len() != usize::from(tile.width) * HASH {
         return Err(fault(dir, tile, FaultKind::Edited, "the tile's length is not its width's").into());
     }
-    Ok(Some(bytes))
+    Ok(true)
 }
 
 /// How wide the stored partial tiles with this one's index are.

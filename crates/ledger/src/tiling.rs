@@ -12,6 +12,8 @@ pub(crate) struct Tiling {
     /// `None` when nobody wants bundles.
     entries: Option<Growing>,
     full: Vec<(Tile, Vec<u8>)>,
+    /// Memory of tiles that nobody needs any more, for the next ones.
+    spare: Vec<Vec<u8>>,
 }
 
 /// A tile that is not full yet.
@@ -24,15 +26,19 @@ struct Growing {
 
 impl Growing {
     /// What it was, once it is full; then the next one begins.
-    fn grown(&mut self, kind: TileKind, add: impl FnOnce(&mut Vec<u8>)) -> Option<(Tile, Vec<u8>)> {
+    fn grown(
+        &mut self,
+        kind: TileKind,
+        spare: &mut Vec<Vec<u8>>,
+        add: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<(Tile, Vec<u8>)> {
         add(&mut self.bytes);
         self.width += 1;
         if self.width < FULL {
             return None;
         }
         let full = Tile::full(kind, self.index);
-        let room = self.bytes.len();
-        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(room));
+        let bytes = std::mem::replace(&mut self.bytes, spare.pop().unwrap_or_default());
         self.index += 1;
         self.width = 0;
         Some((full, bytes))
@@ -41,7 +47,12 @@ impl Growing {
 
 impl Tiling {
     pub(crate) fn new(bundles: bool) -> Self {
-        Self { levels: Vec::new(), entries: bundles.then(Growing::default), full: Vec::new() }
+        Self {
+            levels: Vec::new(),
+            entries: bundles.then(Growing::default),
+            full: Vec::new(),
+            spare: Vec::new(),
+        }
     }
 
     /// The tiling of a tree of `size` leaves, a multiple of 256, and that tree, from its full tiles.
@@ -79,7 +90,8 @@ impl Tiling {
     /// Appends a leaf to `tree` and to the tiles.
     pub(crate) fn push(&mut self, tree: &mut Frontier, leaf: Hash, record: &[u8]) {
         if let Some(entries) = &mut self.entries {
-            self.full.extend(entries.grown(TileKind::Entries, |bytes| push_entry(bytes, record)));
+            self.full
+                .extend(entries.grown(TileKind::Entries, &mut self.spare, |bytes| push_entry(bytes, record)));
         }
         // The nodes that stand in tiles are those whose height is a multiple of eight: none is hashed a second time.
         tree.push_showing(leaf, |height, node| {
@@ -96,8 +108,9 @@ impl Tiling {
             self.levels.push(Growing { bytes, ..Growing::default() });
         }
         if let Some(growing) = self.levels.get_mut(at) {
-            let full =
-                growing.grown(TileKind::Hashes(level), |bytes| bytes.extend_from_slice(node.as_bytes()));
+            let full = growing.grown(TileKind::Hashes(level), &mut self.spare, |bytes| {
+                bytes.extend_from_slice(node.as_bytes())
+            });
             self.full.extend(full);
         }
     }
@@ -105,6 +118,14 @@ impl Tiling {
     /// The tiles and bundles that have become full since it was last asked.
     pub(crate) fn take_full(&mut self) -> Vec<(Tile, Vec<u8>)> {
         std::mem::take(&mut self.full)
+    }
+
+    /// Takes back what a full tile was in: large pieces of memory cost more to get than to fill.
+    pub(crate) fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < 2 {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
     }
 
     /// Whether any has become full since then.
@@ -157,7 +178,7 @@ mod tests {
                     assert_eq!(Tile::of(tile.kind, tile.index, size), Some(tile));
                 }
             }
-            if size % 13_056 == 0 || size == 65_536 {
+            if size.is_multiple_of(13_056) || size == 65_536 {
                 let read = |tile| Ok::<_, Infallible>(Vec::clone(&stored[&tile]));
                 let (resumed, again) = Tiling::resume(size, true, read).unwrap();
                 assert_eq!(again, tree);

@@ -103,21 +103,19 @@ impl Verifier {
     /// # Errors
     /// The first fault, or that a file cannot be read.
     pub fn run_with(self, mut each: impl FnMut(&EntryRef<'_>)) -> Result<Verified, ReadError> {
-        let mut stale = None;
-        // First the checkpoint, then the records: a log in use only grows between the two.
         let keys = read_keys(&self.dir, &self.key)?;
-        let (checkpoint, _) = read_checkpoint(&self.dir, &keys)?;
-        let mut tiles = StoredTiles::new(&self.dir, checkpoint.size, self.bundles)?;
         let mut known = self.known;
         known.extend_from_slice(keys.handed_over());
+        // A log in use only grows: so first what is oldest, then the newest checkpoint, then tiles, and then the records.
         let (cosigned, cosignatures) = read_cosigned(&self.dir, &keys, &self.witnesses)?.unzip();
         known.extend(cosigned);
         let cosignatures = cosignatures.unwrap_or_default();
-        if let Some(newer) = known.iter().find(|known| known.size > checkpoint.size) {
+        let (checkpoint, _) = read_checkpoint(&self.dir, &keys)?;
+        let stale = known.iter().find(|known| known.size > checkpoint.size).map(|newer| {
             let detail = format!("it is of {} records, but there was one of {}", checkpoint.size, newer.size);
-            // Where the records are gone too, that says more.
-            stale = Some(checkpoint_fault(&self.dir.join(ledger::CHECKPOINT), detail));
-        }
+            checkpoint_fault(&self.dir.join(ledger::CHECKPOINT), detail)
+        });
+        let mut tiles = StoredTiles::new(&self.dir, checkpoint.size, self.bundles)?;
         known.push(checkpoint.clone());
         known.sort_by_key(|checkpoint| checkpoint.size);
 
@@ -139,10 +137,10 @@ impl Verifier {
                 Next::Entry(found) => {
                     each(&replay.entry(&found));
                     if let Some(tiling) = replay.tiling.as_mut().filter(|tiling| tiling.has_full()) {
-                        tiling
-                            .take_full()
-                            .into_iter()
-                            .try_for_each(|(tile, bytes)| tiles.full(tile, bytes))?;
+                        for (tile, bytes) in tiling.take_full() {
+                            tiles.full(tile, &bytes)?;
+                            tiling.recycle(bytes);
+                        }
                     }
                 }
                 Next::Tail(damage) => {
@@ -153,6 +151,7 @@ impl Verifier {
                         Some(fault) if fault.kind != FaultKind::Truncated => return Err(fault.into()),
                         damage => damage.is_some(),
                     };
+                    // Only now: where the records are gone too, that says more.
                     if let Some(stale) = stale {
                         return Err(stale.into());
                     }

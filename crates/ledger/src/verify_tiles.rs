@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::replay::{Fault, FaultKind, ReadError};
 use crate::tile::{MAX_LEVEL, Tile, TileKind, cut};
-use crate::tiles::{claimed, fault, read_exactly, stored, walk};
+use crate::tiles::{claimed, fault, read_exactly, read_into, stored, walk};
 use crate::tiling::Tiling;
 
 pub(crate) struct StoredTiles {
@@ -18,13 +18,23 @@ pub(crate) struct StoredTiles {
     /// The tiles that are full by now and were not when the checkpoint was signed: one of each kind at most.
     edge: HashMap<TileKind, (Tile, Vec<u8>)>,
     checked: u64,
+    /// What was read last: its memory is used again.
+    found: Vec<u8>,
 }
 
 impl StoredTiles {
     pub(crate) fn new(dir: &Path, size: u64, bundles: bool) -> Result<Self, ReadError> {
         // Before the segments are read: in a log in use, tiles are written of what stands there already.
         let claimed = claimed(dir).map_err(ReadError::io(dir))?;
-        Ok(Self { dir: dir.to_owned(), size, bundles, claimed, edge: HashMap::new(), checked: 0 })
+        Ok(Self {
+            dir: dir.to_owned(),
+            size,
+            bundles,
+            claimed,
+            edge: HashMap::new(),
+            checked: 0,
+            found: Vec::new(),
+        })
     }
 
     fn kinds(&self) -> impl Iterator<Item = TileKind> + use<> {
@@ -32,16 +42,16 @@ impl StoredTiles {
     }
 
     /// Compares a full tile with its file.
-    pub(crate) fn full(&mut self, tile: Tile, bytes: Vec<u8>) -> Result<(), ReadError> {
-        match read_exactly(&self.dir, tile)? {
-            Some(found) => self.same(tile, &found, &bytes)?,
-            None if tile.end() <= self.size && self.demanded(tile.kind) => {
-                return Err(self.gone(tile).into());
-            }
-            None => {}
+    pub(crate) fn full(&mut self, tile: Tile, bytes: &[u8]) -> Result<(), ReadError> {
+        let mut found = std::mem::take(&mut self.found);
+        if read_into(&self.dir, tile, &mut found)? {
+            self.same(tile, &found, bytes)?;
+        } else if tile.end() <= self.size && self.demanded(tile.kind) {
+            return Err(self.gone(tile).into());
         }
+        self.found = found;
         if tile.start() < self.size && tile.end() > self.size {
-            self.edge.insert(tile.kind, (tile, bytes));
+            self.edge.insert(tile.kind, (tile, bytes.to_vec()));
         }
         Ok(())
     }
@@ -99,6 +109,8 @@ impl StoredTiles {
             edge.chain(growing).find(|(known, _)| (known.kind, known.index) == (tile.kind, tile.index));
         let expected = match known {
             Some((_, bytes)) => cut(tile.kind, bytes.to_vec(), tile.width),
+            // Of a log in use that has gone on: no checkpoint that was read needs it, and the full one may not be there yet.
+            None if tile.end() > self.size => return Ok(()),
             // It became full long ago; the full one has been compared.
             None => stored(&self.dir, Tile { width: 256, ..tile })?
                 .and_then(|bytes| cut(tile.kind, bytes, tile.width)),
