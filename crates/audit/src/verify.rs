@@ -88,7 +88,7 @@ impl AuditVerifier {
     /// The first record that is not what it was, or that a file cannot be read.
     pub fn run(self) -> Result<Report, ReadError> {
         let mut seen = Seen::new(self.reader);
-        let log = self.verifier.run_with(|entry| seen.record(entry.index, &entry.record))?;
+        let log = self.verifier.run_with(|entry| seen.record(entry.index, entry.record))?;
         let mut open: Vec<AuditId> = seen.open.into_iter().collect();
         open.sort_unstable();
         let Seen { intents, outcomes, stored, missing, changed, .. } = seen;
