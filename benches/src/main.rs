@@ -3,6 +3,7 @@
 //! Absolute times on a shared machine mean little, so every figure stands beside a baseline of the same run, and the candidates
 //! take turns. Progress goes to standard error; `--json` prints one object of figures last on standard output.
 
+mod ledger;
 mod load;
 mod mask;
 mod process;
@@ -25,6 +26,8 @@ enum Bench {
     Proxy(proxy::ProxyArgs),
     /// The JSON masker: speed, memory, copies, beside readers and rewriters that do less
     Mask(mask::MaskArgs),
+    /// Verifying the audit log, beside the SHA-256 that this takes
+    Ledger(ledger::LedgerArgs),
     /// A list of 1 GB, in a process of its own (started by `mask`)
     #[command(hide = true)]
     MaskStream(mask::MaskStreamArgs),
@@ -41,6 +44,7 @@ async fn main() -> Result<(), AnyError> {
     match Cli::parse().bench {
         Bench::Proxy(args) => proxy::run(args).await,
         Bench::Mask(args) => mask::run(args).await,
+        Bench::Ledger(args) => ledger::run(&args),
         Bench::MaskStream(args) => mask::stream(&args),
         Bench::Stub(args) => stub::run(args).await,
     }
