@@ -194,21 +194,26 @@ pub fn source(path: &str) -> PathBuf {
 
 /// A Go program below `tests/clients/`, as in `informer` or `informer/update`, built if it must be.
 pub async fn go_program(name: &str) -> PathBuf {
-    go_build(name, ".").await
+    go_build(&format!("clients/{name}"), name, ".").await
 }
 
 /// Helm, of the version in `tests/clients/helm/go.mod`, built if it must be.
 pub async fn helm() -> PathBuf {
-    go_build("helm", "helm.sh/helm/v4/cmd/helm").await
+    go_build("clients/helm", "helm", "helm.sh/helm/v4/cmd/helm").await
 }
 
-async fn go_build(name: &str, package: &str) -> PathBuf {
+/// What reads a ledger with somebody else's code: `tests/foreign`, built if it must be.
+pub async fn foreign_verifier() -> PathBuf {
+    go_build("foreign", "foreign", ".").await
+}
+
+async fn go_build(sources: &str, name: &str, package: &str) -> PathBuf {
     // Tests run at once, and a program that has just been started cannot be written.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _guard = ONE_AT_A_TIME.lock().await;
     let program = root().join("target/clients").join(name.replace('/', "-"));
     let mut go = tokio::process::Command::new("go");
-    go.current_dir(source("clients").join(name)).args(["build", "-trimpath", "-buildvcs=false", "-o"]);
+    go.current_dir(source(sources)).args(["build", "-trimpath", "-buildvcs=false", "-o"]);
     // No deadline: the first time, all of client-go is compiled.
     let built = go.arg(&program).arg(package).output().await.expect("THERE IS NO `go`");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

@@ -118,7 +118,7 @@ impl Gateway {
     pub async fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = vec![("the log".to_owned(), self.stop().await.all())];
         for file in files_below(&self.state_dir()) {
-            let bytes = std::fs::read(&file).expect("it is there");
+            let bytes = content(&file);
             evidence.push((file.display().to_string(), bytes));
         }
         evidence
@@ -343,6 +343,19 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// What a file of a gateway says: of a stored body, what was put in, since compressed nobody would find anything in it.
+pub fn content(file: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(file).expect("it is there");
+    let digest = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".body"));
+    match (digest.map(str::parse), file.ancestors().nth(3)) {
+        (Some(Ok(digest)), Some(ledger)) => {
+            let body = portcullis_audit::ledger::Reader::new(ledger).bodies().read(digest);
+            body.expect("a body that is what it was").expect("it is there")
+        }
+        _ => bytes,
+    }
 }
 
 /// The configuration of [`Gateway::start`], for tests of the configuration itself. JSON is YAML.

@@ -45,9 +45,9 @@ mod webhook;
 
 pub use audit_log::{AuditEvent, AuditLog, Mark, ObjectRef, ResponseStatus, User};
 pub use ca::{Issued, TestCa};
-pub use cluster::{Cluster, gateway_binary, go_program, helm, python, source, tool};
+pub use cluster::{Cluster, foreign_verifier, gateway_binary, go_program, helm, python, source, tool};
 pub use collector::Collector;
-pub use gateway::{Gateway, Records, configuration, files_below};
+pub use gateway::{Gateway, Records, configuration, content, files_below};
 pub use http_client::{Answer, HttpClient};
 pub use idp::{Idp, TokenRequest};
 pub use impostor::{Impostor, Step};

@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, audit::Evidence},
+    api::{self, Api, audit::Evidence},
     config::{Cluster, Config},
     exports::{self, CheckpointSender},
     identities::{self, Identities},
@@ -160,8 +160,14 @@ impl Gateway {
         let administrators = config.administrators.clone();
         let auditors = config.auditors.clone().unwrap_or_else(|| administrators.clone());
         let evidence = Evidence::new(audit.clone(), auditors, drain.clone());
-        let api =
-            api::router(tickets.clone(), grants.clone(), identities, administrators, evidence, clock.clone());
+        let api = api::router(Api {
+            tickets: tickets.clone(),
+            grants: grants.clone(),
+            identities,
+            administrators,
+            evidence,
+            clock: clock.clone(),
+        });
         let (limits, listen, config_index) =
             (config.limits.clone(), config.listen.clone(), config.audit.index);
         let stack = stack::stack(Parts {

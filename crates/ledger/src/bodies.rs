@@ -1,24 +1,48 @@
-//! Bodies, stored beside the log under the SHA-256 of their content: `bodies/ab/abcdef…`.
+//! Bodies, stored beside the log under the SHA-256 of their content: `bodies/ab/abcdef….body`.
 //!
 //! A record names a body by its digest, so the log vouches for the body without containing it, and retention can drop
-//! a body without breaking the log.
+//! a body without breaking the log. How one is stored, compressed and encrypted, is in `body.rs`; a file without the suffix is one
+//! of an earlier version, and is the content itself.
 
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::body::{BodyKeys, Decoder, Encoder, decoder, is_whole};
+use crate::ledger::make_dir;
+use crate::tiles::names;
 use crate::{Durability, Hash};
+
+/// The largest body that [`Bodies::read`] takes into memory, in bytes: 64 MiB. Larger ones are read through [`Bodies::open`].
+pub const MAX_BODY_READ: u64 = 64 * 1024 * 1024;
 
 /// A directory of bodies. Cheap to clone; may be used from many threads and processes at once.
 #[derive(Debug, Clone)]
 pub struct Bodies {
     dir: PathBuf,
+    keys: BodyKeys,
+}
+
+/// A body that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredBody {
+    /// The SHA-256 of its content.
+    pub digest: Hash,
+    /// When it was last put there.
+    pub modified: SystemTime,
+    /// How many bytes its file has: usually far fewer than its content.
+    pub bytes: u64,
 }
 
 impl Bodies {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(crate) const fn new(dir: PathBuf, keys: BodyKeys) -> Self {
+        Self { dir, keys }
     }
 
     /// Stores `body` and answers its digest. Blocks on the disk. Storing the same body again costs one look.
@@ -26,58 +50,273 @@ impl Bodies {
     /// # Errors
     /// When it cannot be written; nothing half-written is left under its name.
     pub fn put(&self, body: &[u8], durability: Durability) -> io::Result<Hash> {
-        static UNIQUE: AtomicU64 = AtomicU64::new(0);
         let digest = Hash::of(body);
-        let path = self.path(digest);
-        // A file of another length is what a power cut left of an earlier, less durable write: it is replaced.
-        if fs::metadata(&path).is_ok_and(|found| found.len() == body.len() as u64) {
-            if durability == Durability::Fsync {
-                File::open(&path)?.sync_data()?;
-            }
+        if self.has(digest, Some(body.len() as u64), durability)? {
             return Ok(digest);
         }
-        let parent = path.parent().unwrap_or(&self.dir);
-        fs::create_dir_all(parent)?;
-        let name = format!("{digest}.{}-{}.tmp", std::process::id(), UNIQUE.fetch_add(1, Ordering::Relaxed));
-        let temporary = parent.join(name);
-        let written = write_new(&temporary, body, durability).and_then(|()| fs::rename(&temporary, &path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        if durability == Durability::Fsync {
-            sync_dir(parent)?;
-        }
-        Ok(digest)
+        let mut writer = self.writer()?;
+        writer.write_all(body)?;
+        writer.finish(durability)
+    }
+
+    /// Stores what is in `file`, which may be as large as it likes: a recording. Takes a few MiB of memory. The file is left
+    /// where it is.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the body not be written.
+    pub fn put_file(&self, file: &Path, durability: Durability) -> io::Result<Hash> {
+        let mut writer = self.writer()?;
+        io::copy(&mut File::open(file)?, &mut writer)?;
+        writer.finish(durability)
+    }
+
+    /// A body that is written little by little.
+    ///
+    /// # Errors
+    /// When its file cannot be made.
+    pub fn writer(&self) -> io::Result<BodyWriter> {
+        static UNIQUE: AtomicU64 = AtomicU64::new(0);
+        make_dir(&self.dir)?;
+        let name = format!("{}-{}.tmp", std::process::id(), UNIQUE.fetch_add(1, Ordering::Relaxed));
+        let temporary = self.dir.join(name);
+        let file = private(File::options().write(true).create_new(true)).open(&temporary)?;
+        let unfinished = Unfinished(temporary);
+        let encoder = Encoder::new(BufWriter::new(file), &self.keys)?;
+        Ok(BodyWriter { bodies: self.clone(), digest: Context::new(&SHA256), encoder, unfinished })
     }
 
     /// The body with this digest: `None` when there is none (any more), an error when what is stored is another.
     ///
     /// # Errors
-    /// When it cannot be read, or was changed.
+    /// When it cannot be read, was changed, is encrypted with a key that is not there, or is larger than [`MAX_BODY_READ`].
     pub fn read(&self, digest: Hash) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.path(digest)) {
-            Ok(body) if Hash::of(&body) == digest => Ok(Some(body)),
-            Ok(_) => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, format!("the body {digest} was changed")))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        let Some(body) = self.open(digest)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        body.take(MAX_BODY_READ + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_BODY_READ {
+            let what =
+                format!("the body {digest} is larger than {MAX_BODY_READ} bytes: read it piece by piece");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The body with this digest, to be read piece by piece in a few MiB of memory; `None` when there is none (any more).
+    ///
+    /// Whether it is the right one is known at its end: believe nothing of it before `read` has answered 0.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self, digest: Hash) -> io::Result<Option<BodyReader>> {
+        for path in [self.file(digest), self.plain(digest)] {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let source = if path.extension().is_some() {
+                Source::Stored(Box::new(decoder(BufReader::new(file), &self.keys)?))
+            } else {
+                Source::Plain(file)
+            };
+            return Ok(Some(BodyReader { source, expected: digest, digest: Some(Context::new(&SHA256)) }));
+        }
+        Ok(None)
+    }
+
+    /// Whether the body with this digest is stored, read whole and found to be what it should. Takes a few MiB of memory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or was changed.
+    pub fn verify(&self, digest: Hash) -> io::Result<bool> {
+        match self.open(digest)? {
+            None => Ok(false),
+            Some(mut body) => io::copy(&mut body, &mut io::sink()).map(|_| true),
         }
     }
 
     /// Where the body with this digest is stored, if it is.
     #[must_use]
     pub fn path(&self, digest: Hash) -> PathBuf {
+        let plain = self.plain(digest);
+        if plain.exists() { plain } else { self.file(digest) }
+    }
+
+    /// Drops the body with this digest; whether there was one. The log stays provable: it has the digest.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, digest: Hash) -> io::Result<bool> {
+        let mut removed = false;
+        for path in [self.file(digest), self.plain(digest)] {
+            match fs::remove_file(path) {
+                Ok(()) => removed = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Shows each stored body, in no order, and drops those of which `keep` says no: retention. A body that is put again is
+    /// as young as one that is put the first time. Answers how many were dropped, and how many bytes of disk they had.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a body not be removed.
+    pub fn retain(&self, mut keep: impl FnMut(&StoredBody) -> bool) -> io::Result<(u64, u64)> {
+        let (mut count, mut bytes) = (0, 0);
+        for group in names(&self.dir)?.into_iter().filter(|name| name.len() == 2) {
+            for name in names(&self.dir.join(&group))? {
+                let Ok(digest) = name.strip_suffix(SUFFIX).unwrap_or(&name).parse() else { continue };
+                let Ok(metadata) = fs::metadata(self.dir.join(&group).join(&name)) else { continue };
+                let body = StoredBody { digest, modified: metadata.modified()?, bytes: metadata.len() };
+                if !keep(&body) && self.remove(digest)? {
+                    count += 1;
+                    bytes += body.bytes;
+                }
+            }
+        }
+        Ok((count, bytes))
+    }
+
+    /// Removes what a process that died left half-written. Only while nobody writes.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        let left = names(&self.dir)?.into_iter().filter(|name| name.ends_with(".tmp"));
+        left.map(|name| self.dir.join(name)).try_for_each(fs::remove_file)
+    }
+
+    /// Whether the body is there already, as durably as that.
+    fn has(&self, digest: Hash, length: Option<u64>, durability: Durability) -> io::Result<bool> {
+        let (path, plain) = (self.file(digest), self.plain(digest));
+        // What a power cut left of an earlier, less durable write is replaced.
+        let there = match File::open(&path) {
+            Ok(file) => is_whole(file)?.then_some(path),
+            Err(_) => fs::metadata(&plain).is_ok_and(|found| Some(found.len()) == length).then_some(plain),
+        };
+        let Some(path) = there else { return Ok(false) };
+        let file = File::options().write(true).open(path)?;
+        // Retention counts from now on again.
+        file.set_modified(now())?;
+        if durability == Durability::Fsync {
+            file.sync_all()?;
+        }
+        Ok(true)
+    }
+
+    fn file(&self, digest: Hash) -> PathBuf {
+        let name = digest.to_string();
+        self.dir.join(&name[..2]).join(name + SUFFIX)
+    }
+
+    /// Where an earlier version stored it.
+    fn plain(&self, digest: Hash) -> PathBuf {
         let name = digest.to_string();
         self.dir.join(&name[..2]).join(name)
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-    let mut file = private(File::options().write(true).create_new(true)).open(path)?;
-    file.write_all(bytes)?;
-    if durability == Durability::Fsync { file.sync_data() } else { Ok(()) }
+const SUFFIX: &str = ".body";
+
+/// A body on its way to the disk. Dropped before [`BodyWriter::finish`], it leaves nothing behind.
+pub struct BodyWriter {
+    bodies: Bodies,
+    digest: Context,
+    encoder: Encoder<BufWriter<File>>,
+    unfinished: Unfinished,
+}
+
+impl BodyWriter {
+    /// Ends the body, and answers its digest: from now on it can be read.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing half-written is left under its name.
+    pub fn finish(self, durability: Durability) -> io::Result<Hash> {
+        let Self { bodies, digest, encoder, unfinished } = self;
+        let digest = Hash::from_digest(digest.finish().as_ref());
+        let file = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        if bodies.has(digest, None, durability)? {
+            return Ok(digest);
+        }
+        if durability == Durability::Fsync {
+            file.sync_all()?;
+        }
+        let path = bodies.file(digest);
+        let parent = path.parent().unwrap_or(&bodies.dir);
+        make_dir(parent)?;
+        fs::rename(&unfinished.0, &path)?;
+        if durability == Durability::Fsync {
+            sync_dir(parent)?;
+            sync_dir(&bodies.dir)?;
+        }
+        Ok(digest)
+    }
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.encoder.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
+    }
+}
+
+impl fmt::Debug for BodyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyWriter").field("file", &self.unfinished.0).finish_non_exhaustive()
+    }
+}
+
+/// A file that goes when this does, unless it has another name by then.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A stored body's content. Reading its end is what proves it: see [`Bodies::open`].
+pub struct BodyReader {
+    source: Source,
+    expected: Hash,
+    /// Gone once the end has been read and found right.
+    digest: Option<Context>,
+}
+
+enum Source {
+    Plain(File),
+    Stored(Box<Decoder<BufReader<File>>>),
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = match &mut self.source {
+            Source::Plain(file) => file.read(out)?,
+            Source::Stored(decoder) => decoder.read(out)?,
+        };
+        if let Some(digest) = &mut self.digest {
+            digest.update(&out[..read]);
+        }
+        if read == 0
+            && !out.is_empty()
+            && let Some(digest) = self.digest.take()
+            && Hash::from_digest(digest.finish().as_ref()) != self.expected
+        {
+            let what = format!("the body {} was changed", self.expected);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(read)
+    }
+}
+
+impl fmt::Debug for BodyReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyReader").field("digest", &self.expected).finish_non_exhaustive()
+    }
 }
 
 /// Makes files that only their owner may read: what agents did is nobody else's business.
@@ -92,19 +331,10 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_is_found_by_its_digest_and_a_changed_one_is_not_believed() {
-        let dir = tempfile::tempdir().unwrap();
-        let bodies = Bodies::new(dir.path().join("bodies"));
-        let digest = bodies.put(b"hello", Durability::Fsync).unwrap();
-        assert_eq!(bodies.put(b"hello", Durability::Write).unwrap(), digest);
-        assert_eq!(bodies.read(digest).unwrap().as_deref(), Some(b"hello".as_slice()));
-        assert_eq!(bodies.read(Hash::of(b"other")).unwrap(), None);
-        fs::write(bodies.path(digest), b"hellp").unwrap();
-        assert_eq!(bodies.read(digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
-    }
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the age of a file, which the operating system sets from the same clock"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
 }

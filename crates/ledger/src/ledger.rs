@@ -4,22 +4,30 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::bodies::{Bodies, private, sync_dir};
 use crate::log::Log;
+use crate::publish::{Publisher, TileWriter};
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
+use crate::rotation::KeyChain;
 use crate::segment;
 use crate::sync::Syncer;
+use crate::tiles;
 use crate::verify::{compare, missing, read_checkpoint};
 use crate::write::WriterThread;
 use crate::writer::{Shared, Writer};
-use crate::{Checkpoint, Frontier, Hash, NoteError, Reader, SigningKey, VerifyingKey};
+use crate::{
+    BodyKeys, Checkpoint, Cosignature, Frontier, Hash, NoteError, Reader, Rotation, SigningKey, VerifyingKey,
+    WitnessKey,
+};
+use crate::{cosignature, keys};
 
 pub(crate) const PUBLIC_KEY: &str = "key.pub";
 pub(crate) const CHECKPOINT: &str = "checkpoint";
+pub(crate) const COSIGNED: &str = "checkpoint.cosigned";
 
 /// An open ledger: the only writer of its directory. Dropping it writes everything out and signs a last checkpoint.
 pub struct Ledger {
@@ -27,6 +35,7 @@ pub struct Ledger {
     reader: Reader,
     key: VerifyingKey,
     threads: Vec<JoinHandle<()>>,
+    cosigning: Mutex<()>,
     _lock: File,
 }
 
@@ -38,7 +47,10 @@ pub struct Options {
     pub(crate) capacity: usize,
     pub(crate) checkpoint_interval: Duration,
     pub(crate) retry_interval: Duration,
+    pub(crate) entry_bundles: bool,
+    pub(crate) body_keys: BodyKeys,
     pub(crate) recovery_record: RecoveryRecord,
+    pub(crate) rotation_record: RotationRecord,
     pub(crate) on_checkpoint: Option<OnCheckpoint>,
     pub(crate) on_failure: Option<OnFailure>,
     #[cfg(test)]
@@ -47,6 +59,8 @@ pub struct Options {
 
 /// Makes the record that tells of a recovery.
 pub(crate) type RecoveryRecord = Box<dyn Fn(&Recovery) -> Vec<u8> + Send>;
+/// Makes the record that tells of a new key.
+pub(crate) type RotationRecord = Box<dyn Fn(&Rotation) -> Vec<u8> + Send>;
 /// Hears when writing begins to fail, and when it works again.
 pub(crate) type OnFailure = Box<dyn Fn(Option<&str>) + Send + Sync>;
 /// Hears each new checkpoint.
@@ -63,7 +77,10 @@ impl Options {
             capacity: 65_536,
             checkpoint_interval: Duration::from_secs(1),
             retry_interval: Duration::from_millis(250),
+            entry_bundles: true,
+            body_keys: BodyKeys::default(),
             recovery_record: Box::new(Recovery::to_record),
+            rotation_record: Box::new(Rotation::to_record),
             on_checkpoint: None,
             on_failure: None,
             #[cfg(test)]
@@ -107,10 +124,33 @@ impl Options {
         self
     }
 
+    /// Whether entry bundles are stored beside the tiles (they are), so that the directory can be served as it is. They
+    /// hold every record a second time; without them they can still be had, read from the segments ([`Reader::tile`]), and
+    /// verifiers must be told ([`Verifier::without_entry_bundles`](crate::Verifier::without_entry_bundles)).
+    #[must_use]
+    pub const fn entry_bundles(mut self, stored: bool) -> Self {
+        self.entry_bundles = stored;
+        self
+    }
+
+    /// With which keys bodies are encrypted at rest: none, so they are only compressed.
+    #[must_use]
+    pub fn body_keys(mut self, keys: BodyKeys) -> Self {
+        self.body_keys = keys;
+        self
+    }
+
     /// What the log says of a recovery: by default [`Recovery::to_record`]; embedders put it in their own schema.
     #[must_use]
     pub fn recovery_record(mut self, make: impl Fn(&Recovery) -> Vec<u8> + Send + 'static) -> Self {
         self.recovery_record = Box::new(make);
+        self
+    }
+
+    /// What the log says of a new key: by default [`Rotation::to_record`]; embedders put it in their own schema.
+    #[must_use]
+    pub fn rotation_record(mut self, make: impl Fn(&Rotation) -> Vec<u8> + Send + 'static) -> Self {
+        self.rotation_record = Box::new(make);
         self
     }
 
@@ -239,13 +279,17 @@ impl Ledger {
             make_dir(dir).map_err(cannot_use(dir))?;
         }
         let lock = lock(&dir.join("lock"))?;
+        let reader = Reader::new(&dir).body_keys(options.body_keys.clone());
+        reader.bodies().sweep().map_err(cannot_use(&dir))?;
         let fresh = segment::list(&segments).map_err(cannot_use(&segments))?.is_empty();
-        let key = signing_key(&dir, &options, fresh)?;
+        keys::finish_rotation(&dir, &options)?;
+        let (key, chain) = keys::signing_key(&dir, &options, fresh)?;
         if fresh {
-            found(&dir, &segments, &options.origin, &key)?;
+            found(&dir, &segments, &key, &chain)?;
         }
-        let checkpoint = read_checkpoint(&dir, key.verifying_key())?;
+        let (checkpoint, _) = read_checkpoint(&dir, &chain)?;
         let (mut log, recovery) = resume(&segments, &checkpoint, &options)?;
+        not_beyond(&dir, log.tree.size())?;
         if let Some(recovery) = &recovery {
             log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
         }
@@ -254,13 +298,17 @@ impl Ledger {
         let shared = Arc::new(Shared::new(options.capacity, options.on_failure, log, checkpoint.size));
         let public = key.verifying_key().clone();
         let interval = options.checkpoint_interval;
-        let syncer = Syncer::new(shared.clone(), dir.clone(), key, interval, options.on_checkpoint, disk);
+        let tiles = TileWriter::new(dir.clone(), options.entry_bundles, disk.clone());
+        shared.lock().unpublished = !tiles.has_all(checkpoint.size).map_err(cannot_use(&dir))?;
+        let syncer = Syncer::new(shared.clone(), interval, disk);
+        let publisher = Publisher::new(shared.clone(), dir.clone(), key, options.on_checkpoint, tiles);
         let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
         let mut ledger =
-            Self { shared, reader: Reader::new(dir.clone()), key: public, threads: Vec::new(), _lock: lock };
+            Self { shared, reader, key: public, threads: Vec::new(), cosigning: Mutex::new(()), _lock: lock };
         for (name, run) in [
             ("ledger-write", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
             ("ledger-sync", Box::new(move || syncer.run())),
+            ("ledger-publish", Box::new(move || publisher.run())),
         ] {
             let thread =
                 std::thread::Builder::new().name(name.into()).spawn(run).map_err(cannot_use(&dir))?;
@@ -301,6 +349,28 @@ impl Ledger {
         self.shared.checkpoint()
     }
 
+    /// Keeps what witnesses say of a checkpoint of this log, in `checkpoint.cosigned`: the log's own signature and those of
+    /// these witnesses, of the newest checkpoint that anybody has cosigned. Answers which were found on the note. Blocks.
+    ///
+    /// # Errors
+    /// `InvalidData` when the note is not one that this log signed, or a cosignature is not the witness's that it names;
+    /// otherwise that it could not be stored.
+    pub fn keep_cosignatures(&self, note: &str, witnesses: &[WitnessKey]) -> io::Result<Vec<Cosignature>> {
+        let _one_at_a_time = self.cosigning.lock().unwrap_or_else(PoisonError::into_inner);
+        cosignature::keep(self.reader.dir(), note, witnesses)
+    }
+
+    /// Gives the ledger in `dir`, which nobody may have open, a new private key. The log gets a record that says so, and both
+    /// keys sign a checkpoint that covers it, so that whoever knows the old key can follow. The old private key is deleted.
+    ///
+    /// A crash at any point leaves the one key or the other, and opening the ledger finishes what was begun.
+    ///
+    /// # Errors
+    /// When the ledger cannot be opened, or something cannot be written.
+    pub fn rotate_key(dir: impl Into<PathBuf>, options: Options) -> Result<Rotation, OpenError> {
+        keys::rotate(&dir.into(), options)
+    }
+
     /// Writes out what has been accepted, signs a last checkpoint and stops. Later appends are refused.
     pub fn close(mut self) {
         self.stop();
@@ -331,11 +401,12 @@ impl fmt::Debug for Ledger {
 }
 
 /// The first segment and the checkpoint of an empty log.
-fn found(dir: &Path, segments: &Path, origin: &str, key: &SigningKey) -> Result<(), OpenError> {
+fn found(dir: &Path, segments: &Path, key: &SigningKey, chain: &KeyChain) -> Result<(), OpenError> {
+    let origin = key.verifying_key().name();
     let path = dir.join(CHECKPOINT);
     if path.exists() {
         // Records were signed once, and now there are none.
-        let checkpoint = read_checkpoint(dir, key.verifying_key())?;
+        let (checkpoint, _) = read_checkpoint(dir, chain)?;
         if checkpoint.size > 0 {
             let detail = format!("the log is gone, but had {} records", checkpoint.size);
             let file = segments.to_owned();
@@ -403,6 +474,17 @@ fn resume(
     Ok((Log::new(segments, file, replay, options), recovery))
 }
 
+/// Tiles are written of what is on the disk only: where there are some of more records, the log has been put back.
+fn not_beyond(dir: &Path, size: u64) -> Result<(), OpenError> {
+    match tiles::claimed(dir).map_err(cannot_use(dir))? {
+        Some(tile) if tile.end() > size => {
+            let detail = format!("the log has {size} records, but once had more");
+            Err(OpenError::Damaged(tiles::fault(dir, tile, FaultKind::RolledBack, &detail)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Copies what stands in `path` from `offset` on to a file beside it: recovery never destroys evidence.
 fn set_aside(path: &Path, offset: u64) -> Result<RecoveryCause, OpenError> {
     let tail =
@@ -411,41 +493,6 @@ fn set_aside(path: &Path, offset: u64) -> Result<RecoveryCause, OpenError> {
     let kept = path.with_extension(format!("torn-{offset}-{}", &sha256.to_string()[..8]));
     replace(&kept, &tail).map_err(cannot_use(&kept))?;
     Ok(RecoveryCause::TornTail { bytes, sha256, kept })
-}
-
-fn signing_key(dir: &Path, options: &Options, fresh: bool) -> Result<SigningKey, OpenError> {
-    let path = options.key.clone().unwrap_or_else(|| dir.join("key.pem"));
-    let error = |what: &str| OpenError::Key { path: path.clone(), what: what.to_owned() };
-    let key = match fs::read_to_string(&path) {
-        Ok(pem) => {
-            if others_may_read(&path).map_err(cannot_use(&path))? {
-                return Err(error("others than its owner may read it: chmod 600 it, or replace it"));
-            }
-            SigningKey::from_pem(&options.origin, &pem).map_err(key_error(&path))?
-        }
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound && fresh => {
-            let key = SigningKey::generate(&options.origin).map_err(key_error(&path))?;
-            let pem = key.to_pem().map_err(key_error(&path))?;
-            replace(&path, pem.as_bytes()).map_err(cannot_use(&path))?;
-            key
-        }
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-            return Err(error(
-                "it is gone, but the log has records signed with it: restore it from a backup",
-            ));
-        }
-        Err(other) => return Err(cannot_use(&path)(other)),
-    };
-    let public = dir.join(PUBLIC_KEY);
-    let line = format!("{}\n", key.verifying_key());
-    match fs::read_to_string(&public) {
-        Ok(found) if found == line => {}
-        Ok(_) if !fresh => {
-            return Err(error("it is not the key of this log (see key.pub), or the origin was changed"));
-        }
-        _ => replace(&public, line.as_bytes()).map_err(cannot_use(&public))?,
-    }
-    Ok(key)
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -474,7 +521,7 @@ pub(crate) fn replace_name(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -482,20 +529,10 @@ fn make_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-fn others_may_read(path: &Path) -> io::Result<bool> {
-    #[cfg(unix)]
-    {
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path)?.permissions());
-        Ok(mode & 0o077 != 0)
-    }
-    #[cfg(not(unix))]
-    fs::metadata(path).map(|_| false)
-}
-
-fn cannot_use(path: &Path) -> impl Fn(io::Error) -> OpenError {
+pub(crate) fn cannot_use(path: &Path) -> impl Fn(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
-fn key_error(path: &Path) -> impl Fn(NoteError) -> OpenError {
+pub(crate) fn key_error(path: &Path) -> impl Fn(NoteError) -> OpenError {
     move |error| OpenError::Key { path: path.to_owned(), what: error.to_string() }
 }

@@ -58,11 +58,14 @@
 //!
 //! ```text
 //! segments/00000000000000000000.log   entries, named by their first index
-//! bodies/ab/abcdef…                   large things, named by the SHA-256 of their content
-//! checkpoint                          the newest signed checkpoint
-//! key.pem, key.pub                    the private key (owner only) and the public key (C2SP vkey)
+//! tile/0/x001/234, tile/entries/…     hashes and records as C2SP tlog-tiles has them, derived from the segments
+//! bodies/ab/abcdef….body              large things, named by the SHA-256 of their content
+//! checkpoint, checkpoint.cosigned     the newest signed checkpoint, and the newest one that a witness cosigned
+//! key.pem, key.pub, rotations/        the private key (owner only), the public keys (C2SP vkeys), how one followed another
 //! lock                                held by the one process that appends
 //! ```
+//!
+//! Every byte is described in `docs/ledger-format.md`.
 //!
 //! # What is promised
 //!
@@ -70,35 +73,52 @@
 //!   [`Durability::Fsync`] that of the machine.
 //! * A crash leaves at most a torn tail of what was never acknowledged; opening moves it aside and says so in the log.
 //! * When the disk fails, everything is refused, until the ledger has repaired its files by itself.
-//! * Any changed byte, removed, swapped or cut-off record that a checkpoint covers is found, and named. What is newer
+//! * Any changed byte of any of these files, and any removed, swapped or cut-off record that a checkpoint covers, is found,
+//!   and the file named. What is newer
 //!   than the newest checkpoint (by default one second) can be cut off unnoticed by someone with access to the files,
 //!   and someone with the private key too can write history anew: send checkpoints elsewhere
 //!   ([`Options::on_checkpoint`]) and verify against those ([`Verifier::knowing`]).
 
 mod bodies;
+mod body;
+mod cosignature;
 mod hash;
+mod keys;
 mod ledger;
 mod log;
 mod merkle;
 mod note;
+mod proof;
+mod publish;
 mod reader;
 mod replay;
+mod rotation;
 mod segment;
 mod sync;
+mod tile;
+mod tiles;
+mod tiling;
 mod verify;
+mod verify_tiles;
 mod write;
 mod writer;
 
-pub use bodies::Bodies;
+pub use bodies::{Bodies, BodyReader, BodyWriter, MAX_BODY_READ, StoredBody};
+pub use body::BodyKeys;
+pub use cosignature::{Cosignature, WitnessKey};
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
 pub use merkle::{
     Frontier, Subtrees, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 pub use note::{Checkpoint, NoteError, SigningKey, VerifyingKey};
+pub use proof::{Proof, ProofError};
 pub use reader::{Entries, Reader};
 pub use replay::{Fault, FaultKind, ReadError};
-pub use segment::{Entry, MAX_RECORD};
+pub use rotation::Rotation;
+pub use segment::{Entry, EntryRef, MAX_RECORD};
+pub use tile::{BundleError, ParseTileError, Tile, TileKind, bundle_records};
+pub use tiles::Tiles;
 pub use verify::{Verified, Verifier};
 pub use writer::{AppendError, Completion, Durability, Health, Receipt, Slot, Writer};
 

@@ -176,6 +176,15 @@ impl Disk {
         file.write_all(bytes)
     }
 
+    /// What writing a tile does while the disk has no room for one.
+    #[cfg(test)]
+    pub(crate) fn refuse_tiles(&self) -> io::Result<()> {
+        match self.faults.tiles.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
         #[cfg(test)]
         if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
@@ -190,4 +199,5 @@ impl Disk {
 pub(crate) struct Faults {
     pub(crate) write: std::sync::atomic::AtomicBool,
     pub(crate) sync: std::sync::atomic::AtomicBool,
+    pub(crate) tiles: std::sync::atomic::AtomicBool,
 }

@@ -2,8 +2,8 @@
 //!
 //! Sans-I/O: the tree in memory is only its *frontier* (one hash per set bit of its size, so at most 64), which is all
 //! that appending needs. A proof names the sub-trees it consists of; whoever has the leaves supplies their hashes
-//! ([`Subtrees`]). Today that is a pass over the stored entries; a tile store (C2SP tlog-tiles) can implement the same
-//! trait without changing anything here.
+//! ([`Subtrees`]): the tiles ([`Tiles`](crate::Tiles)), or a pass over the stored entries
+//! ([`Reader`](crate::Reader)).
 
 use std::ops::Range;
 
@@ -44,12 +44,21 @@ impl Frontier {
 
     /// Appends a leaf by its hash.
     pub fn push(&mut self, leaf: Hash) {
-        let mut node = leaf;
+        self.push_showing(leaf, |_, _| {});
+    }
+
+    /// Appends a leaf, and shows each perfect sub-tree's root that this makes known, with its height: first the leaf itself, at
+    /// zero.
+    pub(crate) fn push_showing(&mut self, leaf: Hash, mut show: impl FnMut(u8, Hash)) {
+        let (mut node, mut height) = (leaf, 0);
         let mut bits = self.size;
+        show(height, node);
         while bits & 1 == 1 {
             let Some(left) = self.nodes.pop() else { break };
             node = Hash::node(left, node);
+            height += 1;
             bits >>= 1;
+            show(height, node);
         }
         self.nodes.push(node);
         self.size += 1;

@@ -32,11 +32,14 @@ impl Checkpoint {
     /// # Errors
     /// When the cryptographic library fails, which a healthy process never sees.
     pub fn sign(&self, key: &SigningKey) -> Result<String, NoteError> {
-        let text = format!("{}\n{}\n{}\n", self.origin, self.size, self.root.to_base64());
-        let signature = key.pair.try_sign(text.as_bytes()).map_err(|_| NoteError::Crypto)?;
-        let mut blob = key.public.id.to_be_bytes().to_vec();
-        blob.extend_from_slice(signature.as_ref());
-        Ok(format!("{text}\n— {} {}\n", key.public.name, BASE64.encode(blob)))
+        let text = self.text();
+        let line = key.sign(&text)?;
+        Ok(format!("{text}\n{line}"))
+    }
+
+    /// The three lines that are signed.
+    pub(crate) fn text(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, self.root.to_base64())
     }
 
     /// Reads a signed note and checks that `key` signed it. Signatures of other keys (witnesses) are passed over, and
@@ -45,32 +48,12 @@ impl Checkpoint {
     /// # Errors
     /// When the note is malformed, carries no signature of this key, or a wrong one.
     pub fn verify(note: &str, key: &VerifyingKey) -> Result<Self, NoteError> {
-        let split = note.rfind("\n\n").ok_or(NoteError::Malformed("no blank line before the signatures"))?;
-        let (text, signatures) = (&note[..=split], &note[split + 2..]);
-        if signatures.is_empty() || !signatures.ends_with('\n') {
-            return Err(NoteError::Malformed("no signature line"));
-        }
-        let mut signed = false;
-        for line in signatures.lines() {
-            let (name, blob) = line
-                .strip_prefix("— ")
-                .and_then(|rest| rest.split_once(' '))
-                .ok_or(NoteError::Malformed("a signature line is `— NAME BASE64`"))?;
-            let blob = BASE64.decode(blob).map_err(|_| NoteError::Malformed("a signature is not base64"))?;
-            let Some((id, signature)) = blob.split_first_chunk::<4>() else {
-                return Err(NoteError::Malformed("a signature is too short"));
-            };
-            if name == key.name && u32::from_be_bytes(*id) == key.id {
-                UnparsedPublicKey::new(&ED25519, key.public)
-                    .verify(text.as_bytes(), signature)
-                    .map_err(|_| NoteError::WrongSignature)?;
-                signed = true;
-            }
-        }
-        if signed { Self::parse(text) } else { Err(NoteError::Unsigned) }
+        let signed = Signed::parse(note)?;
+        signed.verify(key)?;
+        Self::parse(signed.text)
     }
 
-    fn parse(text: &str) -> Result<Self, NoteError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, NoteError> {
         let mut lines = text.lines();
         let mut line = || lines.next().filter(|line| !line.is_empty());
         let origin = line().ok_or(NoteError::Malformed("no origin line"))?.to_owned();
@@ -81,6 +64,122 @@ impl Checkpoint {
         let root =
             line().and_then(Hash::from_base64).ok_or(NoteError::Malformed("the root is no SHA-256"))?;
         Ok(Self { origin, size, root })
+    }
+}
+
+/// The longest note that is read, in bytes, and the most signatures: sixteen must be accepted, of nearly 5 kB each.
+pub(crate) const MAX_NOTE: usize = 128 * 1024;
+const MAX_SIGNATURES: usize = 32;
+
+/// A signed note, taken apart and not believed yet.
+pub(crate) struct Signed<'a> {
+    /// What is signed, with its last newline.
+    pub(crate) text: &'a str,
+    pub(crate) signatures: Vec<Signature<'a>>,
+}
+
+/// One signature line.
+pub(crate) struct Signature<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) id: u32,
+    /// What follows the key's ID.
+    pub(crate) bytes: Vec<u8>,
+    /// The line as it stands there, without its newline.
+    pub(crate) line: &'a str,
+}
+
+impl<'a> Signed<'a> {
+    pub(crate) fn parse(note: &'a str) -> Result<Self, NoteError> {
+        if note.len() > MAX_NOTE {
+            return Err(NoteError::Malformed("it is too long"));
+        }
+        if note.bytes().any(|c| c < b' ' && c != b'\n') {
+            return Err(NoteError::Malformed("it has control characters in it"));
+        }
+        let split = note.rfind("\n\n").ok_or(NoteError::Malformed("no blank line before the signatures"))?;
+        let (text, lines) = (&note[..=split], &note[split + 2..]);
+        if lines.is_empty() || !lines.ends_with('\n') {
+            return Err(NoteError::Malformed("no signature line"));
+        }
+        let signatures: Vec<_> = lines.lines().map(Signature::parse).collect::<Result<_, _>>()?;
+        if signatures.len() > MAX_SIGNATURES {
+            return Err(NoteError::Malformed("it has too many signatures"));
+        }
+        Ok(Self { text, signatures })
+    }
+
+    /// That this key signed it. Signatures of other keys are passed over.
+    pub(crate) fn verify(&self, key: &VerifyingKey) -> Result<(), NoteError> {
+        let mut signed = false;
+        for signature in self.signatures.iter().filter(|line| key.is(line.name, line.id)) {
+            verify(&key.public, self.text.as_bytes(), &signature.bytes)?;
+            signed = true;
+        }
+        if signed { Ok(()) } else { Err(NoteError::Unsigned) }
+    }
+}
+
+impl<'a> Signature<'a> {
+    fn parse(line: &'a str) -> Result<Self, NoteError> {
+        let (name, blob) = line
+            .strip_prefix("— ")
+            .and_then(|rest| rest.split_once(' '))
+            .ok_or(NoteError::Malformed("a signature line is `— NAME BASE64`"))?;
+        let blob = BASE64.decode(blob).map_err(|_| NoteError::Malformed("a signature is not base64"))?;
+        let (id, bytes) =
+            blob.split_first_chunk::<4>().ok_or(NoteError::Malformed("a signature is too short"))?;
+        Ok(Self { name, id: u32::from_be_bytes(*id), bytes: bytes.to_vec(), line })
+    }
+}
+
+pub(crate) fn verify(public: &[u8; 32], message: &[u8], signature: &[u8]) -> Result<(), NoteError> {
+    UnparsedPublicKey::new(&ED25519, public).verify(message, signature).map_err(|_| NoteError::WrongSignature)
+}
+
+/// A key's ID, as signed-note recommends: of its name, its type and itself.
+pub(crate) fn key_id(name: &str, kind: u8, public: &[u8; 32]) -> Result<u32, NoteError> {
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') {
+        return Err(NoteError::Key(
+            "a key's name has no spaces, control characters or plus signs, and is not empty",
+        ));
+    }
+    let mut context = Context::new(&SHA256);
+    context.update(name.as_bytes());
+    context.update(&[b'\n', kind]);
+    context.update(public);
+    Ok(context.finish().as_ref().first_chunk().copied().map_or(0, u32::from_be_bytes))
+}
+
+/// `NAME+KEYID+BASE64`, for a key of this type.
+pub(crate) fn write_vkey(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    id: u32,
+    kind: u8,
+    public: &[u8; 32],
+) -> fmt::Result {
+    let typed = [&[kind], public.as_slice()].concat();
+    write!(f, "{name}+{id:08x}+{}", BASE64.encode(typed))
+}
+
+/// The name, ID and bytes of a key of this type.
+pub(crate) fn parse_vkey(text: &str, kind: u8) -> Result<(String, u32, [u8; 32]), NoteError> {
+    let mut parts = text.trim().splitn(3, '+');
+    let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(NoteError::Key("a verifying key is `NAME+KEYID+BASE64`"));
+    };
+    let typed = BASE64.decode(key).map_err(|_| NoteError::Key("the key is not base64"))?;
+    let public = match typed.split_first() {
+        Some((found, public)) if *found == kind => {
+            public.try_into().map_err(|_| NoteError::Key("not 32 bytes"))?
+        }
+        _ => return Err(NoteError::Key("not an Ed25519 key of this type")),
+    };
+    let expected = key_id(name, kind, &public)?;
+    if format!("{expected:08x}") == id {
+        Ok((name.to_owned(), expected, public))
+    } else {
+        Err(NoteError::Key("the key ID is not the key's"))
     }
 }
 
@@ -97,6 +196,9 @@ pub enum NoteError {
     /// It names the expected key, but the signature is not the key's.
     #[error("the checkpoint's signature is wrong")]
     WrongSignature,
+    /// The key that signed it is one of the log's, but had been replaced by then.
+    #[error("the checkpoint is signed by a key that had been replaced")]
+    Retired,
     /// A key could not be parsed.
     #[error("malformed key: {0}")]
     Key(&'static str),
@@ -154,6 +256,14 @@ impl SigningKey {
         &self.public
     }
 
+    /// The signature line of this text, with its newline.
+    pub(crate) fn sign(&self, text: &str) -> Result<String, NoteError> {
+        let signature = self.pair.try_sign(text.as_bytes()).map_err(|_| NoteError::Crypto)?;
+        let mut blob = self.public.id.to_be_bytes().to_vec();
+        blob.extend_from_slice(signature.as_ref());
+        Ok(format!("— {} {}\n", self.public.name, BASE64.encode(blob)))
+    }
+
     fn from_pair(name: &str, pair: Ed25519KeyPair) -> Result<Self, NoteError> {
         let public = pair.public_key().as_ref().try_into().map_err(|_| NoteError::Crypto)?;
         Ok(Self { public: VerifyingKey::new(name, public)?, pair })
@@ -179,18 +289,7 @@ pub struct VerifyingKey {
 
 impl VerifyingKey {
     fn new(name: &str, public: [u8; 32]) -> Result<Self, NoteError> {
-        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') {
-            return Err(NoteError::Key(
-                "a key's name has no spaces, control characters or plus signs, and is not empty",
-            ));
-        }
-        let mut context = Context::new(&SHA256);
-        context.update(name.as_bytes());
-        context.update(&[b'\n', ED25519_NOTE]);
-        context.update(&public);
-        let digest = context.finish();
-        let id = digest.as_ref().first_chunk().copied().map_or(0, u32::from_be_bytes);
-        Ok(Self { name: name.to_owned(), id, public })
+        Ok(Self { name: name.to_owned(), id: key_id(name, ED25519_NOTE, &public)?, public })
     }
 
     /// The key's name.
@@ -198,13 +297,15 @@ impl VerifyingKey {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    pub(crate) fn is(&self, name: &str, id: u32) -> bool {
+        self.name == name && self.id == id
+    }
 }
 
 impl fmt::Display for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut typed = vec![ED25519_NOTE];
-        typed.extend_from_slice(&self.public);
-        write!(f, "{}+{:08x}+{}", self.name, self.id, BASE64.encode(typed))
+        write_vkey(f, &self.name, self.id, ED25519_NOTE, &self.public)
     }
 }
 
@@ -218,21 +319,8 @@ impl FromStr for VerifyingKey {
     type Err = NoteError;
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
-        let mut parts = text.trim().splitn(3, '+');
-        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(NoteError::Key("a verifying key is `NAME+KEYID+BASE64`"));
-        };
-        let typed = BASE64.decode(key).map_err(|_| NoteError::Key("the key is not base64"))?;
-        let public = match typed.split_first() {
-            Some((&ED25519_NOTE, public)) => public.try_into().map_err(|_| NoteError::Key("not 32 bytes"))?,
-            _ => return Err(NoteError::Key("not an Ed25519 key")),
-        };
-        let key = Self::new(name, public)?;
-        if format!("{:08x}", key.id) != id {
-            Err(NoteError::Key("the key ID is not the key's"))
-        } else {
-            Ok(key)
-        }
+        let (name, id, public) = parse_vkey(text, ED25519_NOTE)?;
+        Ok(Self { name, id, public })
     }
 }
 

@@ -5,20 +5,35 @@ use std::path::{Path, PathBuf};
 
 use crate::bodies::Bodies;
 use crate::replay::{Fault, FaultKind, ReadError, open_segment};
+use crate::rotation::KeyChain;
 use crate::segment::{self, Entry, SegmentReader, Step};
-use crate::{Frontier, Hash, Subtrees};
+use crate::tile::push_entry;
+use crate::tiles::{self, Tiles};
+use crate::verify::read_checkpoint;
+use crate::{
+    BodyKeys, Checkpoint, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey, inclusion_proof,
+    ledger, verify_inclusion,
+};
 
 /// A stored log, opened for reading. Takes no lock: the log may be in use.
 #[derive(Debug, Clone)]
 pub struct Reader {
     dir: PathBuf,
+    body_keys: BodyKeys,
 }
 
 impl Reader {
     /// Reads the ledger in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), body_keys: BodyKeys::default() }
+    }
+
+    /// Reads encrypted bodies with these keys.
+    #[must_use]
+    pub fn body_keys(mut self, keys: BodyKeys) -> Self {
+        self.body_keys = keys;
+        self
     }
 
     /// The entries from `index` on.
@@ -74,10 +89,81 @@ impl Reader {
         Ok(list.into_iter().map(|(first, _)| first).collect())
     }
 
+    /// The tiles of the log as it was with `size` entries, at most what its newest checkpoint covers: for proofs.
+    #[must_use]
+    pub fn tiles(&self, size: u64) -> Tiles {
+        Tiles::new(self.dir.clone(), size)
+    }
+
+    /// A tile's or bundle's bytes, for a log of `size` entries, at most what its newest checkpoint covers. Any narrower
+    /// partial tile is cut out of a wider one, and a bundle that is not stored is put together from the segments. `None` when
+    /// the log has no such tile.
+    ///
+    /// # Errors
+    /// When something that should be stored is gone, or cannot be read.
+    pub fn tile(&self, tile: Tile, size: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        if tile.end() > size {
+            return Ok(None);
+        }
+        match tiles::stored(&self.dir, tile)? {
+            None if tile.kind == TileKind::Entries => self.bundle(tile).map(Some),
+            None => Err(tiles::fault(&self.dir, tile, FaultKind::Removed, "the tile is gone").into()),
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn bundle(&self, tile: Tile) -> Result<Vec<u8>, ReadError> {
+        let mut bundle = Vec::new();
+        let mut entries = self.entries(tile.start())?;
+        for _ in 0..tile.width {
+            let entry = entries.next().unwrap_or_else(|| Err(entries.ends_early()))?;
+            push_entry(&mut bundle, &entry.record);
+        }
+        Ok(bundle)
+    }
+
+    /// The public keys that the log has had, the newest first: at least one.
+    ///
+    /// # Errors
+    /// When they cannot be read, or one does not follow on another.
+    pub fn keys(&self) -> Result<Vec<VerifyingKey>, ReadError> {
+        Ok(KeyChain::read(&self.dir)?.newest_first())
+    }
+
+    /// The log's newest checkpoint, checked against the public key that lies beside it, and the signed note itself.
+    ///
+    /// # Errors
+    /// When there is none, or it is not the log's.
+    pub fn checkpoint(&self) -> Result<(Checkpoint, String), ReadError> {
+        read_checkpoint(&self.dir, &KeyChain::read(&self.dir)?)
+    }
+
+    /// The proof that the record at `index` is in the log, under its newest checkpoint: read from the tiles.
+    ///
+    /// # Errors
+    /// When the checkpoint does not cover that record (yet), or the log is not what it was.
+    pub fn prove(&self, index: u64) -> Result<Proof, ReadError> {
+        let (checkpoint, note) = self.checkpoint()?;
+        if index >= checkpoint.size {
+            let path = self.dir.join(ledger::CHECKPOINT);
+            let what = format!("the checkpoint covers {} records, and not record {index}", checkpoint.size);
+            return Err(ReadError::io(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, what)));
+        }
+        let mut entries = self.entries(index)?;
+        let entry = entries.next().unwrap_or_else(|| Err(entries.ends_early()))?;
+        let hashes = inclusion_proof(&self.tiles(checkpoint.size), index, checkpoint.size)?;
+        if verify_inclusion(entry.leaf(), index, checkpoint.size, &hashes, checkpoint.root) {
+            return Ok(Proof { index, record: entry.record, hashes, checkpoint: note });
+        }
+        let detail = "record, tiles and checkpoint do not fit together: verify the log".to_owned();
+        let file = entry.file.to_path_buf();
+        Err(Fault { kind: FaultKind::Rewritten, index, file, offset: entry.offset, detail }.into())
+    }
+
     /// The bodies stored beside the log.
     #[must_use]
     pub fn bodies(&self) -> Bodies {
-        Bodies::new(self.dir.join("bodies"))
+        Bodies::new(self.dir.join("bodies"), self.body_keys.clone())
     }
 
     /// The ledger's directory.
@@ -94,14 +180,8 @@ impl Subtrees for Reader {
         let mut tree = Frontier::new();
         let mut entries = self.entries(leaves.start)?;
         while tree.size() < leaves.end - leaves.start {
-            match entries.next() {
-                Some(entry) => tree.push(entry?.leaf()),
-                None => {
-                    return Err(entries
-                        .fault(FaultKind::Truncated, "the log ends before this record")
-                        .into());
-                }
-            }
+            let entry = entries.next().unwrap_or_else(|| Err(entries.ends_early()))?;
+            tree.push(entry.leaf());
         }
         Ok(tree.root())
     }
@@ -128,14 +208,14 @@ impl Iterator for Entries {
             match self.segment.step() {
                 Err(source) => return Some(Err(ReadError::io(&self.segment.path)(source))),
                 Ok(Step::Bad(why)) => return Some(Err(self.fault(FaultKind::Edited, why).into())),
-                Ok(Step::Entry(entry)) if entry.index != self.next => {
-                    let detail = format!("record {} stands where record {} should", entry.index, self.next);
+                Ok(Step::Entry(found)) if found.index != self.next => {
+                    let detail = format!("record {} stands where record {} should", found.index, self.next);
                     return Some(Err(self.fault(FaultKind::Removed, &detail).into()));
                 }
-                Ok(Step::Entry(entry)) => {
+                Ok(Step::Entry(found)) => {
                     self.next += 1;
-                    if entry.index >= self.from {
-                        return Some(Ok(entry));
+                    if found.index >= self.from {
+                        return Some(Ok(self.segment.entry(&found)));
                     }
                 }
                 Ok(Step::Partial) => return None,
@@ -160,6 +240,10 @@ impl Entries {
     #[must_use]
     pub const fn offset(&self) -> u64 {
         self.segment.offset
+    }
+
+    pub(crate) fn ends_early(&self) -> ReadError {
+        self.fault(FaultKind::Truncated, "the log ends before this record").into()
     }
 
     fn fault(&self, kind: FaultKind, detail: &str) -> Fault {

@@ -4,7 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::segment::{self, Entry, HeaderError, SegmentReader, Step};
+use crate::segment::{self, EntryRef, Found, HeaderError, SegmentReader, Step};
+use crate::tiling::Tiling;
 use crate::{Frontier, Hash};
 
 /// What is wrong with a stored log, and where it first shows.
@@ -94,7 +95,7 @@ impl ReadError {
 /// What comes next.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Entry(Entry),
+    Entry(Found),
     /// The log's end, with what follows the last whole entry, if anything does.
     Tail(Option<Fault>),
 }
@@ -105,6 +106,8 @@ pub(crate) struct Replay {
     pub(crate) segment: SegmentReader,
     pub(crate) tree: Frontier,
     pub(crate) link: Hash,
+    /// The tiles of what has been read; `None` when nobody compares them.
+    pub(crate) tiling: Option<Tiling>,
 }
 
 impl Replay {
@@ -113,14 +116,19 @@ impl Replay {
         let segment = open_segment(path, first)?;
         let tree = segment.header.tree().unwrap_or_default();
         let link = segment.header.link;
-        Ok(Self { segments: segments.to_owned(), segment, tree, link })
+        Ok(Self { segments: segments.to_owned(), segment, tree, link, tiling: None })
+    }
+
+    /// The entry that was read last.
+    pub(crate) fn entry(&self, found: &Found) -> EntryRef<'_> {
+        EntryRef { index: found.index, record: self.segment.record(found) }
     }
 
     pub(crate) fn next(&mut self) -> Result<Next, ReadError> {
         loop {
             let step = self.segment.step().map_err(ReadError::io(&self.segment.path))?;
             let why = match step {
-                Step::Entry(entry) => return self.accept(entry).map(Next::Entry),
+                Step::Entry(found) => return self.accept(found).map(Next::Entry),
                 Step::End => None,
                 Step::Partial => Some((FaultKind::Truncated, "the file ends within this record")),
                 Step::Bad(why) => Some((FaultKind::Edited, why)),
@@ -156,32 +164,36 @@ impl Replay {
         }
     }
 
-    fn accept(&mut self, entry: Entry) -> Result<Entry, ReadError> {
+    fn accept(&mut self, found: Found) -> Result<Found, ReadError> {
         let expected = self.tree.size();
-        let fault = |kind, detail: String| {
-            let (index, file, offset) = (expected, entry.file.to_path_buf(), entry.offset);
-            ReadError::Fault(Fault { kind, index, file, offset, detail })
-        };
-        if entry.index != expected {
-            let found = format!("record {} stands where record {expected} should", entry.index);
-            return Err(match entry.index > expected && !self.occurs_later(expected)? {
-                true => fault(FaultKind::Removed, format!("{found}, which is gone")),
-                false => fault(FaultKind::Reordered, found),
+        if found.index != expected {
+            let what = format!("record {} stands where record {expected} should", found.index);
+            return Err(match found.index > expected && !self.occurs_later(expected)? {
+                true => self.fault_at(&found, FaultKind::Removed, format!("{what}, which is gone")),
+                false => self.fault_at(&found, FaultKind::Reordered, what),
             });
         }
-        let leaf = entry.leaf();
+        let leaf = self.segment.leaf(&found);
         let link = Hash::link(self.link, leaf);
-        if link != entry.link {
-            return Err(fault(FaultKind::Edited, "it does not continue the hash chain".into()));
+        if link != found.link {
+            let what = "it does not continue the hash chain".into();
+            return Err(self.fault_at(&found, FaultKind::Edited, what));
         }
-        self.tree.push(leaf);
+        match &mut self.tiling {
+            Some(tiling) => tiling.push(&mut self.tree, leaf, self.segment.record(&found)),
+            None => self.tree.push(leaf),
+        }
         self.link = link;
-        Ok(entry)
+        Ok(found)
+    }
+
+    fn fault_at(&self, found: &Found, kind: FaultKind, detail: String) -> ReadError {
+        Fault { offset: found.offset, ..self.fault(kind, detail) }.into()
     }
 
     fn occurs_later(&mut self, index: u64) -> Result<bool, ReadError> {
-        while let Step::Entry(entry) = self.segment.step().map_err(ReadError::io(&self.segment.path))? {
-            if entry.index == index {
+        while let Step::Entry(found) = self.segment.step().map_err(ReadError::io(&self.segment.path))? {
+            if found.index == index {
                 return Ok(true);
             }
         }

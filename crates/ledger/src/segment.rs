@@ -26,6 +26,8 @@ pub const MAX_RECORD: usize = 65_535;
 pub(crate) const MAGIC: &[u8; 16] = b"portcullis-log1\n";
 const ENTRY_HEAD: usize = 4 + 4 + 8 + 32;
 const MAX_HEADER: usize = 64 * 1024;
+/// How much of a segment is in memory at once, in bytes: more than the largest header or entry.
+const BUFFER: usize = 256 * 1024;
 
 /// What stands at the head of a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +121,7 @@ pub(crate) fn parse_entry(bytes: &[u8]) -> Parsed<'_> {
     let Some((index, rest)) = rest.split_first_chunk::<8>() else { return Parsed::Partial };
     let Some((link, rest)) = rest.split_first_chunk::<32>() else { return Parsed::Partial };
     let Some(record) = rest.get(..size) else { return Parsed::Partial };
-    if checksum(&[length, index, link, record]) != u32::from_le_bytes(*crc) {
+    if checksum(&[length, &bytes[8..ENTRY_HEAD + size]]) != u32::from_le_bytes(*crc) {
         return Parsed::Bad("its bytes were changed");
     }
     Parsed::Entry { index: u64::from_le_bytes(*index), link: Hash::new(*link), record }
@@ -153,10 +155,32 @@ impl Entry {
     }
 }
 
+/// One stored entry, where it stands in the reader's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryRef<'a> {
+    /// Its index in the log, from zero.
+    pub index: u64,
+    /// The record's bytes, exactly as they were appended.
+    pub record: &'a [u8],
+}
+
+/// An entry that a [`SegmentReader`] has just read, until it reads on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) index: u64,
+    pub(crate) link: Hash,
+    /// Where it begins in the file.
+    pub(crate) offset: u64,
+    /// Where its record begins in the buffer, and how long it is.
+    begin: usize,
+    length: usize,
+}
+
 /// What comes next in a segment.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Entry(Entry),
+    Entry(Found),
     /// The file ends here, between two entries.
     End,
     /// The file ends here, within an entry.
@@ -171,9 +195,11 @@ pub(crate) struct SegmentReader {
     file: File,
     pub(crate) path: Arc<Path>,
     pub(crate) header: Header,
+    /// As long as it ever gets: [`BUFFER`].
     buffer: Vec<u8>,
-    /// How much of `buffer` has been handed out.
+    /// How much of `buffer` has been handed out, and how much has been read.
     used: usize,
+    filled: usize,
     /// The offset in the file of `buffer[used]`.
     pub(crate) offset: u64,
 }
@@ -195,7 +221,9 @@ impl SegmentReader {
         if header.tree().is_none() || path.file_name() != Some(file_name(header.first).as_ref()) {
             return Err(HeaderError::Damaged("the segment's header does not belong to this file"));
         }
-        Ok(Self { file, path: path.into(), header, buffer: head, used: size, offset: size as u64 })
+        let filled = head.len();
+        head.resize(BUFFER, 0);
+        Ok(Self { file, path: path.into(), header, buffer: head, used: size, filled, offset: size as u64 })
     }
 
     /// Goes on at `offset`, where an entry begins.
@@ -208,27 +236,21 @@ impl SegmentReader {
 
     pub(crate) fn step(&mut self) -> io::Result<Step> {
         loop {
-            match parse_entry(&self.buffer[self.used..]) {
+            match parse_entry(&self.buffer[self.used..self.filled]) {
                 Parsed::Entry { index, link, record } => {
-                    let size = entry_size(record.len());
-                    let entry = Entry {
-                        index,
-                        link,
-                        record: record.to_vec(),
-                        file: self.path.clone(),
-                        offset: self.offset,
-                    };
+                    let (size, length) = (entry_size(record.len()), record.len());
+                    let begin = self.used + ENTRY_HEAD;
+                    let found = Found { index, link, offset: self.offset, begin, length };
                     self.used += size;
                     self.offset += size as u64;
-                    return Ok(Step::Entry(entry));
+                    return Ok(Step::Entry(found));
                 }
                 Parsed::Bad(why) => return Ok(Step::Bad(why)),
                 Parsed::Partial => {
                     if !self.fill()? {
-                        let clean = self.used == self.buffer.len();
+                        let clean = self.used == self.filled;
                         // A writer that failed may cut the file back and write something else here: read it anew.
-                        self.buffer.clear();
-                        self.used = 0;
+                        (self.used, self.filled) = (0, 0);
                         self.file.seek(SeekFrom::Start(self.offset))?;
                         return Ok(if clean { Step::End } else { Step::Partial });
                     }
@@ -237,11 +259,31 @@ impl SegmentReader {
         }
     }
 
+    /// The record of the entry that was read last.
+    pub(crate) fn record(&self, found: &Found) -> &[u8] {
+        &self.buffer[found.begin..found.begin + found.length]
+    }
+
+    /// The hash of its leaf, without moving a byte of it: in front of the record stands the last byte of the link, which has
+    /// been read, and there the zero goes that RFC 6962 puts before a leaf.
+    pub(crate) fn leaf(&mut self, found: &Found) -> Hash {
+        self.buffer[found.begin - 1] = Hash::LEAF;
+        Hash::of(&self.buffer[found.begin - 1..found.begin + found.length])
+    }
+
+    pub(crate) fn entry(&self, found: &Found) -> Entry {
+        let Found { index, link, offset, .. } = *found;
+        Entry { index, record: self.record(found).to_vec(), file: self.path.clone(), offset, link }
+    }
+
     /// Reads more of the file; whether there was more.
     fn fill(&mut self) -> io::Result<bool> {
-        self.buffer.drain(..self.used);
+        self.buffer.copy_within(self.used..self.filled, 0);
+        self.filled -= self.used;
         self.used = 0;
-        let more = (&mut self.file).take(256 * 1024).read_to_end(&mut self.buffer)?;
+        // There is room: an entry is far smaller than the buffer, and what is left is less than an entry.
+        let more = self.file.read(&mut self.buffer[self.filled..])?;
+        self.filled += more;
         Ok(more > 0)
     }
 }

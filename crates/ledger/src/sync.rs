@@ -1,43 +1,35 @@
-//! The thread that flushes and signs: one `fdatasync` for everybody who waits for one, and a checkpoint now and then.
+//! The thread that flushes: one `fdatasync` for everybody who waits for one. It also says when a checkpoint is due, and hands
+//! what it has flushed to whoever publishes it (`publish.rs`).
 
-use std::io;
 use std::mem::take;
-use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::ledger::{CHECKPOINT, OnCheckpoint, replace_name};
 use crate::log::{Dirty, Disk};
+use crate::publish::Seal;
 use crate::writer::{AppendError, Completion, Receipt, Shared, ThreadGuard};
-use crate::{Checkpoint, Frontier, SigningKey};
+use crate::{Checkpoint, Frontier};
 
 pub(crate) struct Syncer {
     shared: Arc<Shared>,
-    dir: PathBuf,
-    key: SigningKey,
     interval: Duration,
-    on_checkpoint: Option<OnCheckpoint>,
     disk: Disk,
-    /// When the last checkpoint was signed, or tried.
+    /// When a checkpoint was last begun.
     last: Instant,
+    /// Whether the last one of all has been begun.
+    ending: bool,
 }
 
 impl Syncer {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        dir: PathBuf,
-        key: SigningKey,
-        interval: Duration,
-        on_checkpoint: Option<OnCheckpoint>,
-        disk: Disk,
-    ) -> Self {
-        Self { shared, dir, key, interval, on_checkpoint, disk, last: now() }
+    pub(crate) fn new(shared: Arc<Shared>, interval: Duration, disk: Disk) -> Self {
+        Self { shared, interval, disk, last: now(), ending: false }
     }
 
     pub(crate) fn run(mut self) {
         let shared = self.shared.clone();
         let _guard = ThreadGuard(shared.clone());
+        let _flushed_out = FlushedOut(shared.clone());
         while let Some(Work { dirty, waiters, wanted, tree, sign }) = self.wait() {
             let flushed = dirty.iter().try_for_each(|dirty| self.disk.sync(&dirty.segment.file));
 
@@ -52,20 +44,22 @@ impl Syncer {
                 }
                 Ok(()) => {
                     state.durable = state.durable.max(tree.size());
+                    if sign {
+                        self.last = now();
+                        state.sealing = true;
+                        state.seal = Some(Seal { tree, wanted });
+                    }
                     drop(state);
                     shared.flush.notify_all();
                     waiters.into_iter().for_each(|(done, receipt)| done(Ok(receipt)));
-                    if sign {
-                        let signed = self.sign(&tree);
-                        wanted.into_iter().for_each(|wanted| drop(wanted.send(signed.clone())));
-                    }
+                    shared.seal.notify_one();
                 }
             }
         }
     }
 
     /// Waits until somebody waits for a flush, or a checkpoint is due; `None` at the end.
-    fn wait(&self) -> Option<Work> {
+    fn wait(&mut self) -> Option<Work> {
         let mut state = self.shared.lock();
         loop {
             if state.dead || (state.failure.is_some() && state.written_out) {
@@ -75,12 +69,13 @@ impl Syncer {
                 state = self.shared.flush.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let behind = state.tree.size() > state.checkpointed;
+            let behind = state.unpublished || state.tree.size() > state.checkpointed;
             let left = self.interval.saturating_sub(now() - self.last);
-            // At the end one last try, even if the one before failed.
-            let last_one = state.written_out && state.checkpoint_failure.is_none();
-            let sign = !state.wanted.is_empty() || (behind && (left.is_zero() || last_one));
+            // At the end one last try, even if the one before failed; and only one.
+            let due = (left.is_zero() || state.written_out) && !self.ending;
+            let sign = !state.sealing && (!state.wanted.is_empty() || (behind && due));
             if sign || !state.waiters.is_empty() {
+                self.ending |= sign && state.written_out;
                 state.flushing = true;
                 return Some(Work {
                     dirty: take(&mut state.dirty),
@@ -90,10 +85,10 @@ impl Syncer {
                     sign,
                 });
             }
-            if state.written_out {
+            if state.written_out && !state.sealing {
                 return None;
             }
-            state = if behind {
+            state = if behind && !state.sealing {
                 self.shared
                     .flush
                     .wait_timeout(state, left)
@@ -103,33 +98,15 @@ impl Syncer {
             };
         }
     }
+}
 
-    /// Signs and stores a checkpoint of what has just been flushed.
-    fn sign(&mut self, tree: &Frontier) -> Result<Checkpoint, AppendError> {
-        self.last = now();
-        let name = self.key.verifying_key().name();
-        let checkpoint = Checkpoint { origin: name.to_owned(), size: tree.size(), root: tree.root() };
-        let stored = checkpoint.sign(&self.key).map_err(io::Error::other).and_then(|note| {
-            replace_name(&self.dir.join(CHECKPOINT), note.as_bytes())?;
-            Ok(note)
-        });
-        let mut state = self.shared.lock();
-        match stored {
-            Ok(note) => {
-                state.checkpointed = checkpoint.size;
-                state.checkpoint_failure = None;
-                drop(state);
-                if let Some(hear) = &mut self.on_checkpoint {
-                    hear(&note);
-                }
-                Ok(checkpoint)
-            }
-            Err(error) => {
-                let why: Arc<str> = format!("checkpoint: {error}").into();
-                state.checkpoint_failure = Some(why.clone());
-                Err(AppendError::Failed(why))
-            }
-        }
+/// Tells the publisher that nothing more will come, also when this thread panics.
+struct FlushedOut(Arc<Shared>);
+
+impl Drop for FlushedOut {
+    fn drop(&mut self) {
+        self.0.lock().flushed_out = true;
+        self.0.seal.notify_all();
     }
 }
 

@@ -16,6 +16,12 @@ use crate::{
     Verified, Verifier, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 
+mod bodies;
+mod keys;
+mod proofs;
+mod tamper;
+mod tiles;
+
 const ORIGIN: &str = "test.example/audit";
 
 fn open(dir: &Path) -> Ledger {

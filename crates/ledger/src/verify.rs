@@ -1,9 +1,15 @@
 //! Proving a stored log to be what its checkpoints signed, or naming the first record that is not.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::cosignature::{Cosignature, WitnessKey, cosignatures};
+use crate::note::Signed;
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
-use crate::segment::{self, Entry};
+use crate::rotation::KeyChain;
+use crate::segment::{self, EntryRef};
+use crate::tiling::Tiling;
+use crate::verify_tiles::StoredTiles;
 use crate::{Checkpoint, Hash, NoteError, VerifyingKey, ledger};
 
 /// Reads a whole log, recomputes its tree, and compares that with the log's checkpoint and with any the caller knows.
@@ -15,6 +21,8 @@ pub struct Verifier {
     dir: PathBuf,
     key: VerifyingKey,
     known: Vec<Checkpoint>,
+    witnesses: Vec<WitnessKey>,
+    bundles: bool,
 }
 
 /// A log that is what it was.
@@ -27,6 +35,10 @@ pub struct Verified {
     pub root: Hash,
     /// The log's own newest checkpoint.
     pub checkpoint: Checkpoint,
+    /// What the witnesses that were asked for say of it.
+    pub cosignatures: Vec<Cosignature>,
+    /// How many files of tiles and entry bundles were compared with the records.
+    pub tiles: u64,
     /// Bytes after the last whole record: a write under way, or one that a crash cut short. Never part of the log.
     pub torn: bool,
 }
@@ -41,16 +53,15 @@ impl Verifier {
     /// When there is no public key, or it is malformed.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, ReadError> {
         let dir = dir.into();
-        let path = dir.join(ledger::PUBLIC_KEY);
-        let text = std::fs::read_to_string(&path).map_err(ReadError::io(&path))?;
-        let key = text.parse().map_err(|error| unacceptable(&path, &error))?;
+        let key = KeyChain::read(&dir)?.newest().clone();
         Ok(Self::with_key(dir, key))
     }
 
-    /// Verifies the ledger in `dir` with a public key from elsewhere.
+    /// Verifies the ledger in `dir` with a public key from elsewhere: the log's present key, or one it had before, from which
+    /// the log's own statements lead to the present one.
     #[must_use]
     pub fn with_key(dir: impl Into<PathBuf>, key: VerifyingKey) -> Self {
-        Self { dir: dir.into(), key, known: Vec::new() }
+        Self { dir: dir.into(), key, known: Vec::new(), witnesses: Vec::new(), bundles: true }
     }
 
     /// Also demands that the log contain what this checkpoint, kept elsewhere, signed.
@@ -58,8 +69,25 @@ impl Verifier {
     /// # Errors
     /// When the note is not signed by the log's key.
     pub fn knowing(mut self, note: &str) -> Result<Self, NoteError> {
-        self.known.push(Checkpoint::verify(note, &self.key)?);
+        let keys = KeyChain::read(&self.dir).ok().filter(|keys| keys.contains(&self.key));
+        let keys = keys.unwrap_or_else(|| KeyChain::of(self.key.clone()));
+        self.known.push(keys.verify(note)?);
         Ok(self)
+    }
+
+    /// Also demands that this witness have cosigned a checkpoint of the log (`checkpoint.cosigned`).
+    #[must_use]
+    pub fn witness(mut self, key: WitnessKey) -> Self {
+        self.witnesses.push(key);
+        self
+    }
+
+    /// Does not demand that there be entry bundles: for a ledger that was told to store none. Those that are there must be
+    /// right all the same.
+    #[must_use]
+    pub const fn without_entry_bundles(mut self) -> Self {
+        self.bundles = false;
+        self
     }
 
     /// Verifies everything.
@@ -74,10 +102,20 @@ impl Verifier {
     ///
     /// # Errors
     /// The first fault, or that a file cannot be read.
-    pub fn run_with(self, mut each: impl FnMut(&Entry)) -> Result<Verified, ReadError> {
-        // First the checkpoint, then the records: a log in use only grows between the two.
-        let checkpoint = read_checkpoint(&self.dir, &self.key)?;
+    pub fn run_with(self, mut each: impl FnMut(&EntryRef<'_>)) -> Result<Verified, ReadError> {
+        let keys = read_keys(&self.dir, &self.key)?;
         let mut known = self.known;
+        known.extend_from_slice(keys.handed_over());
+        // A log in use only grows: so first what is oldest, then the newest checkpoint, then tiles, and then the records.
+        let (cosigned, cosignatures) = read_cosigned(&self.dir, &keys, &self.witnesses)?.unzip();
+        known.extend(cosigned);
+        let cosignatures = cosignatures.unwrap_or_default();
+        let (checkpoint, _) = read_checkpoint(&self.dir, &keys)?;
+        let stale = known.iter().find(|known| known.size > checkpoint.size).map(|newer| {
+            let detail = format!("it is of {} records, but there was one of {}", checkpoint.size, newer.size);
+            checkpoint_fault(&self.dir.join(ledger::CHECKPOINT), detail)
+        });
+        let mut tiles = StoredTiles::new(&self.dir, checkpoint.size, self.bundles)?;
         known.push(checkpoint.clone());
         known.sort_by_key(|checkpoint| checkpoint.size);
 
@@ -89,13 +127,22 @@ impl Verifier {
             return Err(Fault { kind: FaultKind::Removed, index: 0, file, offset: 0, detail }.into());
         }
         let mut replay = Replay::open(&segments, &list[0].1, 0)?;
+        replay.tiling = Some(Tiling::new(true));
         let mut due = known.iter().peekable();
         loop {
             while let Some(checkpoint) = due.next_if(|checkpoint| checkpoint.size == replay.tree.size()) {
                 compare(&replay, checkpoint)?;
             }
             match replay.next()? {
-                Next::Entry(entry) => each(&entry),
+                Next::Entry(found) => {
+                    each(&replay.entry(&found));
+                    if let Some(tiling) = replay.tiling.as_mut().filter(|tiling| tiling.has_full()) {
+                        for (tile, bytes) in tiling.take_full() {
+                            tiles.full(tile, &bytes)?;
+                            tiling.recycle(bytes);
+                        }
+                    }
+                }
                 Next::Tail(damage) => {
                     if let Some(checkpoint) = due.next_back() {
                         return Err(missing(&replay, damage, checkpoint).into());
@@ -104,29 +151,80 @@ impl Verifier {
                         Some(fault) if fault.kind != FaultKind::Truncated => return Err(fault.into()),
                         damage => damage.is_some(),
                     };
+                    // Only now: where the records are gone too, that says more.
+                    if let Some(stale) = stale {
+                        return Err(stale.into());
+                    }
                     let (size, root) = (replay.tree.size(), replay.tree.root());
-                    return Ok(Verified { size, root, checkpoint, torn });
+                    let moved_on = || match read_checkpoint(&self.dir, &keys) {
+                        Ok((now, _)) => now.size != checkpoint.size,
+                        Err(_) => false,
+                    };
+                    let tiles = tiles.finish(replay.tiling.as_ref(), size, moved_on)?;
+                    return Ok(Verified { size, root, checkpoint, cosignatures, tiles, torn });
                 }
             }
         }
     }
 }
 
+/// All keys of the log, if the one that is known is among them.
+fn read_keys(dir: &Path, known: &VerifyingKey) -> Result<KeyChain, ReadError> {
+    let path = dir.join(ledger::PUBLIC_KEY);
+    let keys = KeyChain::read(dir).map_err(|error| match error {
+        ReadError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+            checkpoint_fault(&path, "the public key is gone".into()).into()
+        }
+        error => error,
+    })?;
+    match keys.contains(known) {
+        true => Ok(keys),
+        false => Err(checkpoint_fault(&path, "the key that is known is none of this log's".into()).into()),
+    }
+}
+
 /// The log's own checkpoint, signature checked.
-pub(crate) fn read_checkpoint(dir: &Path, key: &VerifyingKey) -> Result<Checkpoint, ReadError> {
+pub(crate) fn read_checkpoint(dir: &Path, keys: &KeyChain) -> Result<(Checkpoint, String), ReadError> {
     let path = dir.join(ledger::CHECKPOINT);
     let note = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
-        std::io::ErrorKind::InvalidData => {
-            checkpoint_fault(&path, "the checkpoint is not text".into()).into()
-        }
+        ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
+        ErrorKind::InvalidData => checkpoint_fault(&path, "the checkpoint is not text".into()).into(),
         _ => ReadError::io(&path)(source),
     })?;
-    let checkpoint = Checkpoint::verify(&note, key).map_err(|error| unacceptable(&path, &error))?;
-    if checkpoint.origin != key.name() {
+    let checkpoint = keys.verify(&note).map_err(|error| unacceptable(&path, &error))?;
+    if checkpoint.origin != keys.newest().name() {
         return Err(checkpoint_fault(&path, format!("it is of the log {}", checkpoint.origin)).into());
     }
-    Ok(checkpoint)
+    Ok((checkpoint, note))
+}
+
+/// The newest checkpoint that somebody has cosigned, and what these witnesses say of it: each of them must.
+fn read_cosigned(
+    dir: &Path,
+    keys: &KeyChain,
+    witnesses: &[WitnessKey],
+) -> Result<Option<(Checkpoint, Vec<Cosignature>)>, ReadError> {
+    let path = dir.join(ledger::COSIGNED);
+    let note = match std::fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound && witnesses.is_empty() => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(checkpoint_fault(&path, "no witness has cosigned a checkpoint".into()).into());
+        }
+        Err(error) => return Err(ReadError::io(&path)(error)),
+    };
+    let read = || {
+        let checkpoint = keys.verify(&note)?;
+        Ok((checkpoint, cosignatures(&Signed::parse(&note)?, witnesses)?))
+    };
+    let (checkpoint, found) = read().map_err(|error| unacceptable(&path, &error))?;
+    let silent = witnesses.iter().find(|key| !found.iter().any(|found| found.witness == key.name()));
+    match silent {
+        None => Ok(Some((checkpoint, found))),
+        Some(witness) => {
+            Err(checkpoint_fault(&path, format!("{} has not cosigned it", witness.name())).into())
+        }
+    }
 }
 
 /// Whether what has been read so far is what `checkpoint`, of the same size, signed.
@@ -149,10 +247,10 @@ pub(crate) fn missing(replay: &Replay, damage: Option<Fault>, checkpoint: &Check
     })
 }
 
-fn unacceptable(path: &Path, error: &NoteError) -> Fault {
+pub(crate) fn unacceptable(path: &Path, error: &NoteError) -> Fault {
     checkpoint_fault(path, error.to_string())
 }
 
-fn checkpoint_fault(path: &Path, detail: String) -> Fault {
+pub(crate) fn checkpoint_fault(path: &Path, detail: String) -> Fault {
     Fault { kind: FaultKind::Checkpoint, index: 0, file: path.to_owned(), offset: 0, detail }
 }

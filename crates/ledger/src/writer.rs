@@ -2,8 +2,8 @@
 //!
 //! Whoever holds the *pen* (`write.rs`) writes everything that is queued with one call. A caller that finds the pen free
 //! and the disk idle takes it for itself: waking another thread would cost more than the write. Otherwise the *writer*
-//! thread does it. The *syncer* (`sync.rs`) flushes with one call for everybody who waits for that, and signs checkpoints,
-//! so that a record which only has to reach the kernel never waits for another's flush.
+//! thread does it. The *syncer* (`sync.rs`) flushes with one call for everybody who waits for that, so that a record which only
+//! has to reach the kernel never waits for another's flush. The *publisher* (`publish.rs`) writes tiles and signs checkpoints.
 //!
 //! **Invariants.** A completion is called exactly once. `Ok` means the record is in the log as durably as was asked and
 //! stays there. After a failure every append is refused until the files have been repaired.
@@ -15,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::ledger::OnFailure;
 use crate::log::{Dirty, Log};
+use crate::publish::Seal;
 use crate::segment::MAX_RECORD;
 use crate::write::{Pen, Turn};
 use crate::{Checkpoint, Frontier, Hash};
@@ -243,6 +244,8 @@ pub(crate) struct Shared {
     pub(crate) work: Condvar,
     /// Wakes the syncer, and the writer when it waits for the syncer.
     pub(crate) flush: Condvar,
+    /// Wakes the publisher.
+    pub(crate) seal: Condvar,
     on_failure: Option<OnFailure>,
 }
 
@@ -273,6 +276,14 @@ pub(crate) struct State {
     pub(crate) wanted: Vec<SyncSender<Result<Checkpoint, AppendError>>>,
     /// The syncer is flushing, outside the lock.
     pub(crate) flushing: bool,
+    /// The newest checkpoint's tiles are not all there.
+    pub(crate) unpublished: bool,
+    /// Flushed, and to be published.
+    pub(crate) seal: Option<Seal>,
+    /// There is a seal, or the publisher is at work on one.
+    pub(crate) sealing: bool,
+    /// The syncer has handed over everything it ever will.
+    pub(crate) flushed_out: bool,
 }
 
 impl State {
@@ -304,9 +315,20 @@ impl Shared {
             checkpointed,
             wanted: Vec::new(),
             flushing: false,
+            unpublished: false,
+            seal: None,
+            sealing: false,
+            flushed_out: false,
             pen: Some(Box::new(Pen::new(log))),
         };
-        Self { state: Mutex::new(state), capacity, work: Condvar::new(), flush: Condvar::new(), on_failure }
+        Self {
+            state: Mutex::new(state),
+            capacity,
+            work: Condvar::new(),
+            flush: Condvar::new(),
+            seal: Condvar::new(),
+            on_failure,
+        }
     }
 
     /// The state. A thread that panicked while holding it has poisoned nothing: every change under the lock is whole.
@@ -366,19 +388,21 @@ impl Shared {
         state.closing = true;
         state.written_out = true;
         let jobs = take(&mut state.queue);
-        let (mut waiters, mut wanted) = (Vec::new(), Vec::new());
+        let (mut waiters, mut wanted, mut seal) = (Vec::new(), Vec::new(), None);
         if std::thread::panicking() {
             state.dead = true;
             (waiters, wanted) = (take(&mut state.waiters), take(&mut state.wanted));
+            seal = state.seal.take();
         }
         drop(state);
         self.work.notify_all();
         self.flush.notify_all();
+        self.seal.notify_all();
         let completions = jobs.into_iter().filter_map(|job| job.done);
         completions
             .chain(waiters.into_iter().map(|(done, _)| done))
             .for_each(|done| done(Err(AppendError::Closed)));
-        drop(wanted);
+        drop((wanted, seal));
         if std::thread::panicking() {
             self.tell(Some("whoever wrote to the ledger ended unexpectedly"));
         }

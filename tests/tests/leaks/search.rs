@@ -6,7 +6,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
 use base64::engine::{GeneralPurpose, general_purpose::NO_PAD};
-use portcullis_tests::{Gateway, files_below};
+use portcullis_tests::{Gateway, content, files_below};
 use regex::bytes::Regex;
 
 /// Values that are nowhere but where the test puts them.
@@ -100,11 +100,10 @@ pub(crate) fn find(needle: &[u8], bytes: &[u8]) -> bool {
 }
 
 /// All files below a directory whose path has this in it, as one.
-#[expect(clippy::unwrap_used, reason = "without it there is no test")]
 pub(crate) fn bytes_below(dir: &Path, part: &str) -> Vec<u8> {
     let files = files_below(dir);
     let wanted = files.iter().filter(|file| file.to_string_lossy().contains(part));
-    wanted.flat_map(|file| std::fs::read(file).unwrap()).collect()
+    wanted.flat_map(|file| content(file)).collect()
 }
 
 #[test]

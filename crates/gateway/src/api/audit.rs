@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use portcullis_audit::{Audit, AuditReader, Stored};
 use portcullis_core::{Approvers, Clock, Reason, Refusal};
+use portcullis_ledger::Reader;
 use portcullis_search::{Follower, Freshness, IndexError, MOST_HITS, Searcher};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -37,6 +38,16 @@ impl Evidence {
     pub(crate) fn new(audit: Audit, auditors: Approvers, drain: CancellationToken) -> Self {
         let searcher = Arc::new(Searcher::new(audit.dir()));
         Self { audit, searcher, auditors, drain }
+    }
+
+    /// Who may read it.
+    pub(crate) fn auditors(&self) -> &Approvers {
+        &self.auditors
+    }
+
+    /// The log's files.
+    pub(crate) fn log(&self) -> Reader {
+        Reader::new(self.audit.dir())
     }
 }
 

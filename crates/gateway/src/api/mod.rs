@@ -1,4 +1,5 @@
-//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, the record, who am I.
+//! The gateway's own API, below `/portcullis/api/v1`: approvals, grants, identities, the record, who am I; and its log, below
+//! `/portcullis/log`.
 //!
 //! Callers prove who they are with an OIDC token of their own. A grant is for a task, and no task approves, revokes or looks
 //! at others.
@@ -7,6 +8,7 @@ pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod grants;
 pub(crate) mod identities;
+pub(crate) mod log;
 
 use std::sync::Arc;
 
@@ -26,26 +28,20 @@ use crate::identities::Identities;
 /// The longest body anybody reads here.
 const BODY_LIMIT: usize = 64 * 1024;
 
+/// What the handlers work with.
 #[derive(Clone)]
 pub(crate) struct Api {
-    tickets: Tickets,
-    grants: Grants,
-    identities: Identities,
-    administrators: Approvers,
-    evidence: audit::Evidence,
-    clock: Arc<dyn Clock>,
+    pub(crate) tickets: Tickets,
+    pub(crate) grants: Grants,
+    pub(crate) identities: Identities,
+    pub(crate) administrators: Approvers,
+    pub(crate) evidence: audit::Evidence,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// The routes.
-pub(crate) fn router(
-    tickets: Tickets,
-    grants: Grants,
-    identities: Identities,
-    administrators: Approvers,
-    evidence: audit::Evidence,
-    clock: Arc<dyn Clock>,
-) -> Router {
-    let api = Api { tickets, grants, identities, administrators, evidence, clock };
+pub(crate) fn router(api: Api) -> Router {
+    let log = log::router(api.evidence.log(), api.evidence.auditors().clone());
     let v1 = Router::new()
         .route("/whoami", get(whoami))
         .route("/approvals", get(approvals::list))
@@ -63,6 +59,7 @@ pub(crate) fn router(
         .with_state(api);
     Router::new()
         .nest("/portcullis/api/v1", v1)
+        .nest("/portcullis/log", log)
         .fallback(|| async {
             Problem(Refusal::new(Reason::NotFound, "api/no-such-page", "there is nothing here"))
         })

@@ -1,6 +1,8 @@
 //! `portcullis audit`: searching, reading and verifying the record, on this machine or through a gateway.
 
+mod prove;
 mod reindex;
+mod rotate_key;
 mod search;
 mod show;
 mod source;
@@ -22,6 +24,10 @@ pub(crate) enum AuditCommand {
     Search(search::SearchArgs),
     /// Show one request, or one record, with all that is known of it
     Show(show::ShowArgs),
+    /// Write a proof that a record is in the log, for somebody who has nothing but the log's public key
+    Prove(prove::ProveArgs),
+    /// Give the log a new key
+    RotateKey(rotate_key::RotateKeyArgs),
     /// Print the newest records, and follow
     Tail(tail::TailArgs),
     /// Prove that the log is what it was: nothing edited, removed, reordered or cut off
@@ -37,7 +43,7 @@ pub(crate) struct LogArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     ledger: Option<PathBuf>,
     /// The gateway's configuration, which says where the log is
-    #[arg(long, short, env = "PORTCULLIS_CONFIG", value_name = "FILE", required_unless_present = "ledger")]
+    #[arg(long, short, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -64,6 +70,8 @@ pub(crate) async fn audit(command: AuditCommand) -> Result<u8, CliError> {
         AuditCommand::Search(args) => search::search(args).await,
         AuditCommand::Show(args) => show::show(args).await,
         AuditCommand::Tail(args) => tail::tail(args).await,
+        AuditCommand::Prove(args) => prove::prove(args),
+        AuditCommand::RotateKey(args) => rotate_key::rotate_key(args),
         AuditCommand::Verify(args) => verify::verify(args),
         AuditCommand::Reindex(args) => reindex::reindex(args).await,
     }

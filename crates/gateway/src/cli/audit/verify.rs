@@ -1,11 +1,11 @@
 //! `portcullis audit verify`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstream::println;
 use clap::Args;
 use portcullis_audit::AuditVerifier;
-use portcullis_ledger::ReadError;
+use portcullis_ledger::{Proof, ReadError, VerifyingKey};
 
 use super::{LogArgs, unreadable};
 use crate::cli::{
@@ -14,7 +14,7 @@ use crate::cli::{
 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 the log is what it was, 65 it is not.")]
+#[command(after_help = "Exit codes: 0 the log is what it was, or the record is in it, 65 not.")]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     log: LogArgs,
@@ -24,17 +24,20 @@ pub(crate) struct VerifyArgs {
     /// A checkpoint kept elsewhere, which the log must contain
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
+    /// Verify this proof instead of a log: of `portcullis audit prove`
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with_all = ["ledger", "checkpoint"])]
+    proof: Option<PathBuf>,
 }
 
 pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
+    if let (Some(proof), Some(key)) = (&args.proof, &args.key) {
+        return verify_proof(proof, &keys(key)?);
+    }
     let dir = args.log.dir()?;
     let mut verifier = match &args.key {
         None => AuditVerifier::open(&dir).map_err(unreadable)?,
-        Some(file) => {
-            let key = std::fs::read_to_string(file)?;
-            let key = key.trim().parse().map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
-            AuditVerifier::with_key(&dir, key)
-        }
+        // The newest stands first; the log says how it followed from the others.
+        Some(file) => AuditVerifier::with_key(&dir, keys(file)?.swap_remove(0)),
     };
     for file in &args.checkpoint {
         let note = std::fs::read_to_string(file)?;
@@ -70,4 +73,47 @@ pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
     );
     println!("  bodies      {} as recorded, {} dropped by retention", report.stored, report.missing);
     Ok(code)
+}
+
+/// The keys in a file like `key.pub`: at least one.
+fn keys(file: &Path) -> Result<Vec<VerifyingKey>, CliError> {
+    let text = std::fs::read_to_string(file)?;
+    let keys: Result<Vec<VerifyingKey>, _> = text.lines().map(str::parse).collect();
+    let keys = keys.map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
+    if keys.is_empty() {
+        return Err(Failure::usage(format!("{}: there is no key in it", file.display())).into());
+    }
+    Ok(keys)
+}
+
+fn verify_proof(file: &Path, keys: &[VerifyingKey]) -> Result<u8, CliError> {
+    let text = std::fs::read_to_string(file)?;
+    let proof: Proof = match text.parse() {
+        Ok(proof) => proof,
+        Err(error) => {
+            println!("{RED}✘{PLAIN} {}: {error}", file.display());
+            return Ok(65);
+        }
+    };
+    let mut why = None;
+    for key in keys {
+        match proof.verify(key) {
+            Ok(checkpoint) => {
+                println!("{GREEN}✔{PLAIN} record {} is in the log {}", proof.index, checkpoint.origin);
+                println!("  checkpoint  {}, root {}", checkpoint.size, checkpoint.root);
+                println!("  record      {}", printable(&proof.record));
+                return Ok(0);
+            }
+            Err(error) => why = Some(error),
+        }
+    }
+    if let Some(why) = why {
+        println!("{RED}✘ nothing is proven{PLAIN}: {why}");
+    }
+    Ok(65)
+}
+
+/// Nothing in it can move a terminal's cursor.
+fn printable(record: &[u8]) -> String {
+    String::from_utf8_lossy(record).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
