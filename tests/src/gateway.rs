@@ -393,6 +393,8 @@ pub fn configuration(kubeconfig: &Path, idp: &Idp, ca: &TestCa) -> Value {
             }],
         }] },
         "telemetry": { "logFormat": "json" },
+        // What is handed on is searched for leaks, as what is kept is.
+        "audit": { "exports": [{ "kind": "file", "name": "every-test", "path": "state/exported.log" }] },
         // `kubectl cp` is compared with what it does without a gateway.
         "mask": { "archives": "pass" },
     })

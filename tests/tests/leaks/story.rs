@@ -4,7 +4,7 @@ use std::io::Read;
 
 use base64::Engine;
 use futures_util::{StreamExt, stream};
-use portcullis_tests::{Cluster, Gateway, HttpClient, Kubectl, wait_until};
+use portcullis_tests::{Cluster, Gateway, HttpClient, Kubectl, Running, wait_until};
 use serde_json::{Value, json};
 
 use crate::search::{Canaries, bytes_below, find, mask_pattern};
@@ -110,6 +110,7 @@ async fn what_is_put_into_secrets_comes_back_nowhere() {
     // -- What is left ---------------------------------------------------------------------------------------
     let metrics = gateway.http().get(&format!("{}/metrics", gateway.operations), None).await;
     story.keep("metrics", metrics.body().to_vec());
+    story.read_the_record(&gateway).await;
     story.evidence.extend(gateway.evidence().await);
     story.keep("audit tail", format!("{:?}", gateway.records().await).into_bytes());
     canaries.appear_nowhere_in(&story.evidence);
@@ -137,6 +138,33 @@ struct Story {
 }
 
 impl Story {
+    /// Every session, in every form in which it can be told.
+    async fn read_the_record(&mut self, gateway: &Gateway) {
+        let config = gateway.config_file().display().to_string();
+        let read = async |words: &[&str]| {
+            let words = [words, &["--config", &config]].concat();
+            Running::start(gateway.command(&words)).finish().await
+        };
+        let list = read(&["sessions", "list", "-o", "json"]).await;
+        let sessions: Value = serde_json::from_str(&list.ok()).unwrap();
+        let ids: Vec<String> = sessions["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|session| session["id"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(!ids.is_empty(), "{list}");
+        for id in &ids {
+            self.keep("sessions show", read(&["sessions", "show", id]).await.all());
+            for form in ["json", "markdown", "html"] {
+                let told = read(&["sessions", "export", id, "-o", form]).await;
+                told.ok();
+                self.keep("sessions export", told.all());
+            }
+        }
+        self.keep("audit search", read(&["audit", "search", "-n", "100000", "-o", "json"]).await.all());
+    }
+
     fn keep(&mut self, what: &str, bytes: Vec<u8>) {
         self.evidence.push((what.to_owned(), bytes));
     }
