@@ -104,11 +104,11 @@ impl Cast {
             };
             self.text(seconds, from, &rest, out);
         }
+        self.begin(out);
         let typed = self.stdin.rest();
         if !typed.is_empty() {
             line(out, &(seconds, "i", typed));
         }
-        self.begin(out);
         line(out, &(seconds, "x", status));
     }
 

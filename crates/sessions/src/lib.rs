@@ -39,6 +39,7 @@
 
 pub mod cast;
 pub mod clean;
+mod discovery;
 pub mod export;
 mod list;
 mod player;
@@ -52,6 +53,7 @@ pub mod words;
 
 use std::time::Duration;
 
+pub use discovery::{Discovery, fold_discovery};
 pub use list::SessionList;
 pub use player::Player;
 pub use recording::{Integrity, Playback, Position, Recording};

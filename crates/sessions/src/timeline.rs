@@ -10,6 +10,7 @@ use portcullis_audit::{Record, Stored, StreamProgress};
 use portcullis_core::{AuditId, Event, EventKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::discovery::Discovery;
 use crate::step::{State, Step};
 use crate::summary::Summary;
 
@@ -46,6 +47,8 @@ pub enum Item {
     Request(Box<Step>),
     /// A grant's beginning or end, or a decision.
     Event(Box<Happening>),
+    /// Requests that only ask what there is, in a row: of [`fold_discovery`](crate::fold_discovery) alone.
+    Discovery(Discovery),
 }
 
 impl Item {
@@ -55,6 +58,7 @@ impl Item {
         match self {
             Self::Request(step) => step.received,
             Self::Event(event) => event.time,
+            Self::Discovery(discovery) => discovery.time,
         }
     }
 
@@ -64,6 +68,7 @@ impl Item {
         match self {
             Self::Request(step) => step.failed,
             Self::Event(event) => matches!(event.event, EventKind::Denied | EventKind::Expired),
+            Self::Discovery(_) => false,
         }
     }
 }

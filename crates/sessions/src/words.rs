@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portcullis_core::Timestamp;
 
+use crate::discovery::Discovery;
 use crate::step::{State, Step, Stream, StreamKind};
 use crate::summary::Summary;
 
@@ -30,6 +31,12 @@ pub fn bytes(bytes: u64) -> String {
         1_048_576..1_073_741_824 => format!("{:.1} MiB", number / 1_048_576.0),
         _ => format!("{:.1} GiB", number / 1_073_741_824.0),
     }
+}
+
+/// `asked 12 times what there is`
+#[must_use]
+pub fn discovery(discovery: &Discovery) -> String {
+    format!("asked {} times what there is (discovery)", discovery.count)
 }
 
 /// `2026-11-28 16:48:37`, in UTC

@@ -19,6 +19,7 @@ use super::ExportError;
 use super::film::Film;
 use crate::cast::Source;
 use crate::clean;
+use crate::discovery::fold_discovery;
 use crate::recording::{Integrity, Recording};
 use crate::step::{State, Step};
 use crate::summary::Summary;
@@ -48,7 +49,7 @@ pub fn html<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     head(out, summary)?;
     writeln!(out, "<ol class=\"timeline\" aria-label=\"Timeline\">")?;
     let (mut players, mut day) = (0, String::new());
-    for item in items {
+    for item in fold_discovery(items) {
         let item = item.map_err(ExportError::records)?;
         let today = item.time().strftime("%A, %d %B %Y").to_string();
         if today != day {
@@ -58,6 +59,13 @@ pub fn html<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         match &item {
             Item::Request(step) => request(out, step, reader, &mut players)?,
             Item::Event(event) => happening(out, event, item.is_failure())?,
+            Item::Discovery(discovery) => writeln!(
+                out,
+                "<li class=\"item own\"><div class=\"line\"><time datetime=\"{}\">{}</time><span class=\"what\">{}</span></div></li>",
+                discovery.time,
+                words::clock(discovery.time),
+                words::discovery(discovery)
+            )?,
         }
     }
     writeln!(out, "</ol>\n<p class=\"none\" hidden>Nothing went wrong in this session.</p>\n</main>")?;

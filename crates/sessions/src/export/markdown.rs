@@ -7,6 +7,7 @@ use portcullis_audit::AuditReader;
 
 use super::ExportError;
 use crate::clean;
+use crate::discovery::fold_discovery;
 use crate::recording::Recording;
 use crate::step::{State, Step};
 use crate::summary::Summary;
@@ -29,10 +30,14 @@ pub fn markdown<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 ) -> Result<(), ExportError> {
     head(out, summary)?;
     writeln!(out, "## Timeline\n\nTimes are UTC.\n")?;
-    for item in items {
+    for item in fold_discovery(items) {
         match item.map_err(ExportError::records)? {
             Item::Request(step) => request(out, &step, reader)?,
             Item::Event(event) => happening(out, &event)?,
+            Item::Discovery(discovery) => {
+                let (clock, what) = (words::clock(discovery.time), words::discovery(&discovery));
+                writeln!(out, "- {clock} {what}")?;
+            }
         }
     }
     Ok(())

@@ -3,8 +3,49 @@
 use std::time::Duration;
 
 use super::{Log, With, ann, exit, grant, pass};
-use crate::{Item, Scope, State, StreamKind, Timeline, TimelineDocument, export};
+use crate::{Item, Scope, State, Step, StreamKind, Timeline, TimelineDocument, export, fold_discovery};
 use portcullis_core::{Channel, Event, EventKind};
+
+#[tokio::test]
+async fn what_clients_ask_to_learn_what_there_is_is_one_line_for_people() {
+    let log = Log::new();
+    log.request("/pods/web", With::default()).await;
+    let Item::Request(read) = log.items(&log.list()[0].id).remove(0) else { panic!("a request") };
+    let asked = |path: &str, failed: bool| {
+        let command = format!("get --raw {path}");
+        Item::Request(Box::new(Step { command, failed, resource: String::new(), ..read.as_ref().clone() }))
+    };
+    let other = || Item::Request(read.clone());
+    let items = [
+        asked("/api", false),
+        asked("/apis?timeout=32s", false),
+        asked("/apis/apps/v1", false),
+        other(),
+        asked("/openapi/v3", false),
+        other(),
+        asked("/version", false),
+        asked("/api", false),
+        asked("/apis", true),
+        asked("/metrics", false),
+    ];
+    let told: Vec<String> = fold_discovery(items.into_iter().map(Ok::<_, ()>))
+        .map(|item| match item.unwrap() {
+            Item::Discovery(discovery) => format!("{} times", discovery.count),
+            Item::Request(step) => step.command,
+            Item::Event(event) => event.word().to_owned(),
+        })
+        .collect();
+    let want = [
+        "3 times",
+        "get pods web -n shop",
+        "get --raw /openapi/v3",
+        "get pods web -n shop",
+        "2 times",
+        "get --raw /apis",
+        "get --raw /metrics",
+    ];
+    assert_eq!(told, want);
+}
 
 #[tokio::test]
 async fn a_grant_s_session_tells_who_why_and_what_came_of_it() {
@@ -42,6 +83,7 @@ async fn a_grant_s_session_tells_who_why_and_what_came_of_it() {
         .map(|item| match item {
             Item::Request(step) => format!("{} {:?} {}", step.command, step.status, step.failed),
             Item::Event(event) => format!("{} {:?}", event.word(), event.words),
+            Item::Discovery(_) => panic!("nobody folded it"),
         })
         .collect();
     assert_eq!(
@@ -157,6 +199,7 @@ async fn a_held_request_stands_before_what_was_decided_on_it() {
         .map(|item| match item {
             Item::Request(step) => step.id.to_string(),
             Item::Event(event) => event.word(),
+            Item::Discovery(_) => panic!("nobody folded it"),
         })
         .collect();
     assert_eq!(words, [found.to_string(), "held".into(), "approved".into()]);

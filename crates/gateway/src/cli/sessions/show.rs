@@ -5,7 +5,9 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use portcullis_sessions::{Happening, Item, State, Step, Summary, TIMELINE_VERSION, clean, export, words};
+use portcullis_sessions::{
+    Happening, Item, State, Step, Summary, TIMELINE_VERSION, clean, export, fold_discovery, words,
+};
 use serde::Serialize;
 
 use super::{Found, LogArgs};
@@ -40,10 +42,14 @@ pub(super) fn show(args: ShowArgs) -> Result<(), CliError> {
     match args.output {
         Format::Table => {
             head(&mut out, summary)?;
-            for item in items {
+            for item in fold_discovery(items) {
                 match item? {
                     Item::Request(step) => request(&mut out, &step, found.request == Some(step.id))?,
                     Item::Event(event) => happening(&mut out, &event)?,
+                    Item::Discovery(discovery) => {
+                        let (clock, what) = (words::clock(discovery.time), words::discovery(&discovery));
+                        writeln!(out, "{DIM}{clock}  · {:<14} {what}{PLAIN}", "")?;
+                    }
                     _ => {}
                 }
             }
