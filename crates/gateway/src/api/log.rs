@@ -10,25 +10,27 @@ use axum::{
     extract::{Path, State},
     http::header::{CACHE_CONTROL, CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodFilter, on},
 };
 use portcullis_core::{Approvers, Reason, Refusal};
 use portcullis_ledger::{ReadError, Reader, Tile, TileKind};
 
-use super::{Caller, Problem};
+use super::{Caller, Problem, Route, routes};
 
 #[derive(Clone)]
-struct Log {
+pub(super) struct Log {
     reader: Reader,
     auditors: Arc<Approvers>,
 }
 
+pub(super) const ROUTES: &[Route<Log>] = &[
+    (MethodFilter::GET, "/checkpoint", |method| on(method, checkpoint)),
+    (MethodFilter::GET, "/tile/{*path}", |method| on(method, tile)),
+];
+
 /// The routes, for the log that `reader` reads.
 pub(crate) fn router(reader: Reader, auditors: Approvers) -> Router {
-    Router::new()
-        .route("/checkpoint", get(checkpoint))
-        .route("/tile/{*path}", get(tile))
-        .with_state(Log { reader, auditors: Arc::new(auditors) })
+    routes(ROUTES, Log { reader, auditors: Arc::new(auditors) })
 }
 
 async fn checkpoint(State(log): State<Log>, _: Caller) -> Result<Response, Problem> {

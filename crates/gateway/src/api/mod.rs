@@ -17,7 +17,7 @@ use axum::{
     extract::{DefaultBodyLimit, FromRequestParts},
     http::request::Parts,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodFilter, MethodRouter, on},
 };
 use portcullis_core::{Approvers, Body, Clock, Grant, Identity, Reason, Refusal, refuse};
 use portcullis_hold::Tickets;
@@ -39,31 +39,42 @@ pub(crate) struct Api {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+/// A route: method, path, and what answers them. `docs/openapi.yaml` describes each.
+pub(crate) type Route<S> = (MethodFilter, &'static str, fn(MethodFilter) -> MethodRouter<S>);
+
+const V1: &[Route<Api>] = &[
+    (MethodFilter::GET, "/whoami", |method| on(method, whoami)),
+    (MethodFilter::GET, "/approvals", |method| on(method, approvals::list)),
+    (MethodFilter::GET, "/approvals/{id}", |method| on(method, approvals::show)),
+    (MethodFilter::POST, "/approvals/{id}/approve", |method| on(method, approvals::approve)),
+    (MethodFilter::POST, "/approvals/{id}/deny", |method| on(method, approvals::deny)),
+    (MethodFilter::GET, "/grants", |method| on(method, grants::list)),
+    (MethodFilter::POST, "/grants/{id}/revoke", |method| on(method, grants::revoke)),
+    (MethodFilter::GET, "/identities", |method| on(method, identities::list)),
+    (MethodFilter::POST, "/identities/disable", |method| on(method, identities::disable)),
+    (MethodFilter::POST, "/identities/enable", |method| on(method, identities::enable)),
+    (MethodFilter::GET, "/audit/search", |method| on(method, audit::search)),
+    (MethodFilter::GET, "/audit/tail", |method| on(method, audit::tail)),
+    (MethodFilter::GET, "/audit/records/{index}", |method| on(method, audit::record)),
+];
+const V1_PREFIX: &str = "/portcullis/api/v1";
+const LOG_PREFIX: &str = "/portcullis/log";
+
 /// The routes.
 pub(crate) fn router(api: Api) -> Router {
     let log = log::router(api.evidence.log(), api.evidence.auditors().clone());
-    let v1 = Router::new()
-        .route("/whoami", get(whoami))
-        .route("/approvals", get(approvals::list))
-        .route("/approvals/{id}", get(approvals::show))
-        .route("/approvals/{id}/approve", post(approvals::approve))
-        .route("/approvals/{id}/deny", post(approvals::deny))
-        .route("/grants", get(grants::list))
-        .route("/grants/{id}/revoke", post(grants::revoke))
-        .route("/identities", get(identities::list))
-        .route("/identities/disable", post(identities::disable))
-        .route("/identities/enable", post(identities::enable))
-        .route("/audit/search", get(audit::search))
-        .route("/audit/tail", get(audit::tail))
-        .route("/audit/records/{index}", get(audit::record))
-        .with_state(api);
     Router::new()
-        .nest("/portcullis/api/v1", v1)
-        .nest("/portcullis/log", log)
+        .nest(V1_PREFIX, routes(V1, api))
+        .nest(LOG_PREFIX, log)
         .fallback(|| async {
             Problem(Refusal::new(Reason::NotFound, "api/no-such-page", "there is nothing here"))
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+fn routes<S: Clone + Send + Sync + 'static>(table: &[Route<S>], state: S) -> Router {
+    let add = |router: Router<S>, (method, path, answer): &Route<S>| router.route(path, answer(*method));
+    table.iter().fold(Router::new(), add).with_state(state)
 }
 
 async fn whoami(caller: Caller) -> Json<Identity> {
@@ -96,5 +107,43 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let response: http::Response<Body> = refuse(&http::Extensions::new(), self.0);
         response.map(axum::body::Body::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        #[derive(serde::Deserialize)]
+        struct Document {
+            paths: BTreeMap<String, BTreeMap<String, serde_yaml::Value>>,
+        }
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.yaml");
+        let text = std::fs::read_to_string(file).unwrap();
+        let Document { paths } = serde_yaml::from_str(&text).unwrap();
+        let described: BTreeSet<String> = paths
+            .iter()
+            .filter(|(path, _)| [V1_PREFIX, LOG_PREFIX].iter().any(|prefix| path.starts_with(prefix)))
+            .flat_map(|(path, item)| item.keys().map(move |key| format!("{key} {path}")))
+            .filter(|operation| !operation.starts_with("parameters "))
+            .collect();
+        let served = operations(V1_PREFIX, V1).chain(operations(LOG_PREFIX, log::ROUTES)).collect();
+        assert_eq!(described, served);
+    }
+
+    fn operations<S>(prefix: &str, table: &[Route<S>]) -> impl Iterator<Item = String> {
+        table.iter().map(move |(method, path, _)| {
+            let method = match *method {
+                MethodFilter::GET => "get",
+                MethodFilter::POST => "post",
+                other => panic!("{other:?}"),
+            };
+            // A path that takes all that follows has no other way to be written in OpenAPI.
+            format!("{method} {prefix}{}", path.replace("{*", "{"))
+        })
     }
 }
