@@ -195,6 +195,8 @@ async fn what_was_done_is_found() {
         let refused = gateway.cli(persona, &["audit", "search", "verb:get"]).await.fails();
         assert!(refused.contains("only auditors"), "{refused}");
     }
+    // Who was refused is on record, by the refusal's code.
+    assert_eq!(find("code:audit/not-an-auditor user:agent-ci").await.len(), 1);
     let wrong = gateway.cli("dev-dana", &["audit", "search", "usr:ann"]).await.fails();
     assert!(wrong.contains("did you mean `user`"), "{wrong}");
 

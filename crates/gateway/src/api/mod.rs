@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequestParts},
+    extract::{DefaultBodyLimit, FromRequestParts, Request},
     http::request::Parts,
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, on},
 };
@@ -70,6 +71,7 @@ pub(crate) fn router(api: Api) -> Router {
             Problem(Refusal::new(Reason::NotFound, "api/no-such-page", "there is nothing here"))
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(on_record))
 }
 
 fn routes<S: Clone + Send + Sync + 'static>(table: &[Route<S>], state: S) -> Router {
@@ -105,8 +107,21 @@ pub(crate) struct Problem(pub(crate) Refusal);
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let response: http::Response<Body> = refuse(&http::Extensions::new(), self.0);
-        response.map(axum::body::Body::new)
+        let response: http::Response<Body> = refuse(&http::Extensions::new(), self.0.clone());
+        let mut response = response.map(axum::body::Body::new);
+        // For whoever knows the request it answers.
+        response.extensions_mut().insert(self.0);
+        response
+    }
+}
+
+/// Answers what a handler refuses as the layers answer what they refuse: on record by its code, with the request's id.
+async fn on_record(request: Request, next: Next) -> Response {
+    let asked = request.extensions().clone();
+    let mut response = next.run(request).await;
+    match response.extensions_mut().remove::<Refusal>() {
+        Some(refusal) => refuse(&asked, refusal).map(axum::body::Body::new),
+        None => response,
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct ListArgs {
     log: LogArgs,
     /// With a record that is not older than this, such as 10m or 24h
     #[arg(long, value_name = "DURATION")]
-    since: Option<jiff::SignedDuration>,
+    since: Option<jiff::Span>,
     /// Of this user
     #[arg(long)]
     user: Option<String>,
@@ -33,7 +33,9 @@ pub(crate) struct ListArgs {
 pub(super) fn list(args: ListArgs) -> Result<(), CliError> {
     let reader = AuditReader::new(args.log.dir()?);
     let now = SystemClock.now();
-    let since = args.since.map(|ago| now.checked_sub(ago)).transpose();
+    // A day has 24 hours.
+    let ago = |span: jiff::Span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
+    let since = args.since.map(|span| ago(span).and_then(|ago| now.checked_sub(ago.abs()))).transpose();
     let since = since.map_err(|error| Failure::usage(error.to_string()))?;
     let mut list = SessionList::new();
     for stored in reader.records(0).map_err(unreadable)? {
