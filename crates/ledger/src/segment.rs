@@ -228,8 +228,7 @@ impl SegmentReader {
 
     /// Goes on at `offset`, where an entry begins.
     pub(crate) fn seek(&mut self, offset: u64) -> io::Result<()> {
-        self.buffer.clear();
-        self.used = 0;
+        (self.used, self.filled) = (0, 0);
         self.offset = self.file.seek(SeekFrom::Start(offset))?;
         Ok(())
     }
