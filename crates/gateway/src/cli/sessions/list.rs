@@ -2,7 +2,6 @@
 
 use anstream::println;
 use clap::Args;
-use portcullis_audit::AuditReader;
 use portcullis_core::{Clock, SystemClock, Timestamp};
 use portcullis_sessions::{IDLE, SessionList, Summary, clean, words};
 
@@ -31,7 +30,7 @@ pub(crate) struct ListArgs {
 }
 
 pub(super) fn list(args: ListArgs) -> Result<(), CliError> {
-    let reader = AuditReader::new(args.log.dir()?);
+    let reader = args.log.reader()?;
     let now = SystemClock.now();
     let since = args.since.map(|ago| now.checked_sub(ago)).transpose();
     let since = since.map_err(|error| Failure::usage(error.to_string()))?;
