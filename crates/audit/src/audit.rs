@@ -11,14 +11,16 @@ use portcullis_core::{
     Timestamp,
 };
 use portcullis_ledger::{
-    AppendError, Bodies, Durability, Health, Ledger, OpenError, ReadError, Reader, Slot, Writer,
+    AppendError, Bodies, Completion, Durability, Health, Ledger, OpenError, ReadError, Reader, Slot, Writer,
 };
 use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::keeper::Keeper;
 use crate::metrics;
 use crate::options::AuditOptions;
+use crate::reader::AuditReader;
 use crate::record::{End, Entry, Outcome, Record, Recovered, SCHEMA_VERSION, Started, Stopped};
 use crate::session::Sessions;
 
@@ -32,7 +34,9 @@ pub struct Audit {
 pub(crate) struct Inner {
     dir: PathBuf,
     writer: Writer,
+    reader: AuditReader,
     bodies: Bodies,
+    pub(crate) keeper: Keeper,
     ledger: Mutex<Option<Ledger>>,
     pub(crate) sessions: Sessions,
     pub(crate) options: Settings,
@@ -94,7 +98,10 @@ impl Audit {
         });
         let (ledger, recovery) = Ledger::open(&dir, ledger)?;
         let recordings = dir.join("recordings");
-        std::fs::create_dir_all(&recordings).map_err(|source| OpenError::Io { path: recordings, source })?;
+        let cannot = |source| OpenError::Io { path: recordings.clone(), source };
+        std::fs::create_dir_all(&recordings).map_err(cannot)?;
+        let reader = AuditReader::from(ledger.reader().clone());
+        let keeper = Keeper::start(reader.clone(), ledger.writer()).map_err(cannot)?;
         let settings = Settings {
             origin,
             clock,
@@ -112,6 +119,8 @@ impl Audit {
             dir,
             writer: ledger.writer(),
             bodies: ledger.bodies(),
+            reader,
+            keeper,
             sessions: Sessions::new(session_idle),
             options: settings,
             open: AtomicU64::new(0),
@@ -135,6 +144,12 @@ impl Audit {
         &self.inner.dir
     }
 
+    /// The log, to be read, with the keys of its bodies.
+    #[must_use]
+    pub fn reader(&self) -> AuditReader {
+        self.inner.reader.clone()
+    }
+
     /// The log's name, the first line of its checkpoints.
     #[must_use]
     pub fn origin(&self) -> &str {
@@ -150,7 +165,12 @@ impl Audit {
         }
         let ledger = self.inner.ledger.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(ledger) = ledger {
-            let _ = tokio::task::spawn_blocking(move || ledger.close()).await;
+            let this = self.clone();
+            let close = move || {
+                ledger.close();
+                this.inner.keeper.stop();
+            };
+            let _ = tokio::task::spawn_blocking(close).await;
         }
     }
 
@@ -208,11 +228,28 @@ impl Audit {
         record: Record,
     ) -> oneshot::Receiver<Result<u64, AppendError>> {
         let (done, wait) = completion(kind(&record), Durability::Write);
+        let done = match &record {
+            Record::Outcome(outcome) => self.then_keep(outcome, done),
+            _ => done,
+        };
         match encode(self.now(), record) {
             Ok(bytes) => slot.append(bytes, Durability::Write, done),
             Err(error) => done(Err(AppendError::Failed(error.to_string().into()))),
         }
         wait
+    }
+
+    /// Has the recording that an outcome names moved into its store, when the outcome is in the log.
+    fn then_keep(&self, outcome: &Outcome, done: Completion) -> Completion {
+        let recording = outcome.stream.as_ref().and_then(|stream| stream.recording.as_ref());
+        let Some(recording) = recording else { return done };
+        let (parts, keeper) = (recording.files().collect(), self.inner.keeper.hand_over());
+        Box::new(move |result| {
+            if let Ok(receipt) = &result {
+                keeper.keep(receipt.index, parts);
+            }
+            done(result);
+        })
     }
 
     /// Stores a body, off the asynchronous threads.
@@ -369,11 +406,14 @@ fn open_intents(reader: &Reader) -> Result<Vec<u64>, ReadError> {
 /// How much earlier than its id's time an intent may stand in the log: clocks are set back sometimes.
 const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
+/// The earliest that something of a request can stand in the log. Its id tells when it arrived (UUIDv7).
+pub(crate) fn arrived(id: AuditId) -> Option<Timestamp> {
+    let arrived = id.to_string().parse::<uuid::Uuid>().ok()?.get_timestamp()?;
+    Timestamp::from_second(i64::try_from(arrived.to_unix().0).ok()?).ok()?.checked_sub(CLOCK_SLACK).ok()
+}
+
 fn has_intent(reader: &Reader, id: AuditId) -> Result<bool, ReadError> {
-    // The id tells when the request arrived (UUIDv7); its intent cannot stand much before that.
-    let arrived = id.to_string().parse::<uuid::Uuid>().ok().and_then(|uuid| uuid.get_timestamp());
-    let arrived = arrived.and_then(|time| Timestamp::from_second(i64::try_from(time.to_unix().0).ok()?).ok());
-    let earliest = arrived.and_then(|arrived| arrived.checked_sub(CLOCK_SLACK).ok());
+    let earliest = arrived(id);
     let mut begin = 0;
     for first in reader.segments()?.into_iter().rev() {
         begin = first;
@@ -411,7 +451,7 @@ const fn kind(record: &Record) -> &'static str {
 
 type Done = oneshot::Receiver<Result<u64, AppendError>>;
 
-fn completion(kind: &'static str, durability: Durability) -> (portcullis_ledger::Completion, Done) {
+fn completion(kind: &'static str, durability: Durability) -> (Completion, Done) {
     let (send, wait) = oneshot::channel();
     let began = Instant::now();
     let done = move |result: Result<portcullis_ledger::Receipt, AppendError>| {

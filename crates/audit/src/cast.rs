@@ -104,6 +104,7 @@ impl Cast {
             };
             self.text(seconds, from, &rest, out);
         }
+        // Perhaps nothing has been said yet in this part.
         self.begin(out);
         let typed = self.stdin.rest();
         if !typed.is_empty() {
@@ -266,6 +267,16 @@ mod tests {
             events[1..],
             [json!([60.0, "s", "stderr"]), json!([60.0, "o", "\u{fc}"]), json!([60.5, "r", "90x30"])]
         );
+    }
+
+    #[test]
+    fn a_part_in_which_only_half_a_character_was_typed_has_its_header_first() {
+        let (mut cast, mut out) = (cast(), Vec::new());
+        cast.input(0.1, &"\u{fc}".as_bytes()[..1], &mut out);
+        out.clear();
+        cast.next_part();
+        cast.end(0.2, "0", &mut out);
+        assert_eq!(events(&out)[0]["part"], 2);
     }
 
     #[test]

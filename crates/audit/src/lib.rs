@@ -50,7 +50,7 @@
 //!
 //! Of requests only what a [`Redactor`](portcullis_core::Redactor) has redacted; of responses what the client saw, and only
 //! where asked for ([`AuditOptions::keep_responses`]). Sessions over upgraded streams are recorded as asciicast v2
-//! (`recordings/ID.cast`, long ones in parts), with two events of our own: `"s"` says from which output (`stdout`, `stderr`)
+//! (`recordings/ID.cast`, long ones in parts; what is finished moves into a store of bodies beside it), with two events of our own: `"s"` says from which output (`stdout`, `stderr`)
 //! what follows is, and `"x"` is the exit status.
 //!
 //! # Metrics
@@ -58,7 +58,8 @@
 //! `portcullis_requests_total{verb,status,end}`, `portcullis_request_duration_seconds{verb}`,
 //! `portcullis_requests_in_flight`, `portcullis_refusals_total{code}`, `portcullis_audit_records_total{type}`,
 //! `portcullis_audit_append_seconds{durability}`, `portcullis_audit_failures_total{type}`, `portcullis_streams_open`,
-//! `portcullis_recorded_bytes_total`, `portcullis_audit_failing`. Every label has few values by construction.
+//! `portcullis_recorded_bytes_total`, `portcullis_audit_failing`, `portcullis_audit_disk_bytes{kind}`,
+//! `portcullis_audit_dropped_total{kind}`, `portcullis_audit_dropped_bytes_total{kind}`. Every label has few values by construction.
 
 mod audit;
 mod body;
@@ -66,6 +67,7 @@ mod cast;
 mod commit;
 mod exchange;
 mod intents;
+mod keeper;
 mod layer;
 mod metrics;
 mod options;
@@ -73,6 +75,7 @@ mod policy;
 mod reader;
 mod record;
 mod recording;
+mod retention;
 mod session;
 mod stream;
 mod verify;
@@ -84,12 +87,13 @@ pub use layer::{AuditLayer, AuditService};
 pub use options::AuditOptions;
 pub use policy::{AuditPolicy, Level, PolicyError, Stage};
 pub use portcullis_ledger as ledger;
-pub use reader::{AuditReader, Records, Stored};
+pub use reader::{AuditReader, Kept, RecordingReader, Records, Stored};
 pub use record::{
     BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, Outcome, Record, Recording, RecordingPart,
     Recovered, RefusalSummary, Request, ResponseBody, SCHEMA_VERSION, Started, Stopped, StreamProgress,
     StreamSummary,
 };
+pub use retention::{DiskUse, Dropped, Retention};
 pub use verify::{AuditVerifier, Changed, Report};
 
 #[cfg(test)]

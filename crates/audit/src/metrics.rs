@@ -4,6 +4,7 @@
 use metrics::{counter, gauge, histogram};
 
 use crate::record::End;
+use crate::retention::{DiskUse, Dropped};
 
 /// The verbs that are counted by name; what else a client sends is `other`.
 const VERBS: [&str; 14] = [
@@ -75,4 +76,25 @@ pub(crate) fn stream_closed(recorded: u64) {
 /// Whether the log can be written.
 pub(crate) fn failing(failing: bool) {
     gauge!("portcullis_audit_failing").set(if failing { 1.0 } else { 0.0 });
+}
+
+/// What retention has dropped.
+pub(crate) fn dropped(dropped: &Dropped) {
+    for (kind, count, bytes) in [
+        ("bodies", dropped.bodies, dropped.body_bytes),
+        ("recordings", dropped.recordings, dropped.recording_bytes),
+    ] {
+        counter!("portcullis_audit_dropped_total", "kind" => kind).increment(count);
+        counter!("portcullis_audit_dropped_bytes_total", "kind" => kind).increment(bytes);
+    }
+}
+
+/// How much disk is taken.
+pub(crate) fn disk(used: &DiskUse) {
+    for (kind, bytes) in
+        [("log", used.log), ("bodies", used.bodies), ("recordings", used.recordings), ("index", used.index)]
+    {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; nobody has 8 PiB")]
+        gauge!("portcullis_audit_disk_bytes", "kind" => kind).set(bytes as f64);
+    }
 }

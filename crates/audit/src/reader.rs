@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use portcullis_core::{Decision, Event, Timestamp, Verdict};
-use portcullis_ledger::{Entries, ReadError, Reader};
+use portcullis_ledger::{Bodies, BodyKeys, BodyReader, Entries, Hash, LiveReader, ReadError, Reader};
+use sha2::{Digest as _, Sha256};
 
-use crate::record::{End, Entry, Intent, Outcome, Record, StreamProgress};
+use crate::record::{End, Entry, Intent, Outcome, Record, RecordingPart, StreamProgress};
 
 /// A record as it stands in the log.
 #[derive(Clone, Debug)]
@@ -33,6 +35,13 @@ impl AuditReader {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { reader: Reader::new(dir) }
+    }
+
+    /// Reads encrypted bodies and recordings with these keys.
+    #[must_use]
+    pub fn body_keys(mut self, keys: BodyKeys) -> Self {
+        self.reader = self.reader.body_keys(keys);
+        self
     }
 
     /// The records from index `from` on. At the log's present end the iterator answers `None`; asked again later it goes
@@ -114,16 +123,179 @@ impl AuditReader {
 
     /// The bodies that records name.
     #[must_use]
-    pub fn bodies(&self) -> portcullis_ledger::Bodies {
+    pub fn bodies(&self) -> Bodies {
         self.reader.bodies()
     }
 
-    /// The file of a recording.
+    /// The store of finished parts of recordings, each under its digest.
+    #[must_use]
+    pub fn recordings(&self) -> Bodies {
+        self.reader.bodies_in("recordings")
+    }
+
+    /// The file in which a part of a recording is written, or in which a crash left it. A finished part moves into the
+    /// [store](Self::recordings): read it by [`open_recording`](Self::open_recording).
     #[must_use]
     pub fn recording(&self, file: &str) -> PathBuf {
         // Only a name: what a record says must not lead out of the directory.
         let name = Path::new(file).file_name().unwrap_or_default();
         self.reader.dir().join("recordings").join(name)
+    }
+
+    /// A part of a recording, wherever it is by now; `None` when there is none (any more). Whether it is the right one,
+    /// [`check_recording`](Self::check_recording) tells.
+    ///
+    /// # Errors
+    /// When it cannot be opened; `PermissionDenied` without the key that it is encrypted with.
+    pub fn open_recording(&self, part: &RecordingPart) -> io::Result<Option<RecordingReader>> {
+        // Between a look here and a look there it may move.
+        for _ in 0..2 {
+            if let Some(stored) = self.recordings().open(part.sha256)? {
+                return Ok(Some(RecordingReader(Source::Stored(stored))));
+            }
+            match self.open_live_recording(&part.file) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                opened => return opened.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A part of a recording of which the log knows nothing yet, as far as it has got. At its present end `read` answers 0;
+    /// asked again later it goes on.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there: never, or not any more. Otherwise when it cannot be opened.
+    pub fn open_live_recording(&self, file: &str) -> io::Result<RecordingReader> {
+        let opened = self.recordings().open_live(&self.recording(file))?;
+        Ok(RecordingReader(Source::Live(opened)))
+    }
+
+    /// Compares what is stored of a part with what its record says. Reads all of it.
+    #[must_use]
+    pub fn check_recording(&self, part: &RecordingPart) -> Kept {
+        let compare = || {
+            let Some(mut stored) = self.open_recording(part)? else { return Ok(Kept::Missing) };
+            let mut digest = DigestWriter::default();
+            io::copy(&mut stored, &mut digest)?;
+            Ok(if digest.finish() == part.sha256 { Kept::Intact } else { Kept::Changed })
+        };
+        compare().unwrap_or_else(|error| Kept::of(&error))
+    }
+
+    /// Compares a stored body with its digest. Reads all of it.
+    #[must_use]
+    pub fn check_body(&self, digest: Hash) -> Kept {
+        match self.bodies().verify(digest) {
+            Ok(true) => Kept::Intact,
+            Ok(false) => Kept::Missing,
+            Err(error) => Kept::of(&error),
+        }
+    }
+
+    /// Where a part of a recording is by now.
+    #[must_use]
+    pub fn recording_path(&self, part: &RecordingPart) -> PathBuf {
+        let stored = self.recordings().path(part.sha256);
+        if stored.exists() { stored } else { self.recording(&part.file) }
+    }
+}
+
+impl From<Reader> for AuditReader {
+    fn from(reader: Reader) -> Self {
+        Self { reader }
+    }
+}
+
+impl From<&Path> for AuditReader {
+    fn from(dir: &Path) -> Self {
+        Self::new(dir)
+    }
+}
+
+impl From<PathBuf> for AuditReader {
+    fn from(dir: PathBuf) -> Self {
+        Self::new(dir)
+    }
+}
+
+impl From<&PathBuf> for AuditReader {
+    fn from(dir: &PathBuf) -> Self {
+        Self::new(dir)
+    }
+}
+
+/// How something that a record names is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is what the record says.
+    Intact,
+    /// It is not there: retention has dropped it.
+    Missing,
+    /// It is not what the record says, or cannot be read: what cannot be read cannot be vouched for.
+    Changed,
+    /// It cannot be read without a key, or by this user; why.
+    Locked(String),
+}
+
+impl Kept {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::PermissionDenied => Self::Locked(error.to_string()),
+            _ => Self::Changed,
+        }
+    }
+}
+
+#[derive(Default)]
+struct DigestWriter(Sha256);
+
+impl DigestWriter {
+    fn finish(self) -> Hash {
+        Hash::new(self.0.finalize().into())
+    }
+}
+
+impl io::Write for DigestWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The content of a part of a recording: an asciicast.
+#[derive(Debug)]
+pub struct RecordingReader(Source);
+
+#[derive(Debug)]
+enum Source {
+    Stored(BodyReader),
+    Live(LiveReader),
+}
+
+impl RecordingReader {
+    /// Passes over the first `bytes`; nothing may have been read yet.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        match &mut self.0 {
+            Source::Live(live) => live.skip(bytes),
+            Source::Stored(stored) => io::copy(&mut stored.take(bytes), &mut io::sink()).map(drop),
+        }
+    }
+}
+
+impl Read for RecordingReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Source::Stored(stored) => stored.read(out),
+            Source::Live(live) => live.read(out),
+        }
     }
 }
 

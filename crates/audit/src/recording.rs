@@ -4,14 +4,13 @@
 //! the session: a recording has at most [`MOST_PARTS`] parts, of which name, size and digest are kept.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::path::PathBuf;
 
 use portcullis_core::{Channel, StreamAbort, StreamFrame};
-use portcullis_ledger::Hash;
+use portcullis_ledger::{Hash, LiveBody};
 use sha2::{Digest as _, Sha256};
 
 use crate::cast::{Cast, Header, Output};
+use crate::reader::AuditReader;
 use crate::record::{Recording, RecordingPart};
 
 /// In how many parts a recording is kept: their digests must fit one record.
@@ -29,13 +28,13 @@ pub(crate) struct Limits {
 
 /// A recording that is being written.
 pub(crate) struct RecordingFile {
-    dir: PathBuf,
+    reader: AuditReader,
     id: String,
     limits: Limits,
     cast: Cast,
     /// The part being written.
     name: String,
-    file: File,
+    file: LiveBody,
     bytes: u64,
     digest: Sha256,
     /// The parts before it, and their size together.
@@ -45,14 +44,19 @@ pub(crate) struct RecordingFile {
 }
 
 impl RecordingFile {
-    /// Begins a recording in `dir`. Blocks.
-    pub(crate) fn create(dir: PathBuf, id: String, header: Header, limits: Limits) -> std::io::Result<Self> {
+    /// Begins a recording in the log's directory, encrypted if there is a key. Blocks.
+    pub(crate) fn create(
+        reader: AuditReader,
+        id: String,
+        header: Header,
+        limits: Limits,
+    ) -> std::io::Result<Self> {
         let name = format!("{id}.cast");
         Ok(Self {
-            file: create(dir.join(&name))?,
+            file: create(&reader, &name)?,
             limits: Limits { part: limits.part.max(limits.total.div_ceil(MOST_PARTS)), ..limits },
             cast: Cast::new(header),
-            dir,
+            reader,
             id,
             name,
             bytes: 0,
@@ -98,7 +102,7 @@ impl RecordingFile {
 
     fn next_part(&mut self) -> std::io::Result<File> {
         let name = format!("{}.{}.cast", self.id, self.cast.next_part());
-        let file = std::mem::replace(&mut self.file, create(self.dir.join(&name))?);
+        let file = std::mem::replace(&mut self.file, create(&self.reader, &name)?).finish()?;
         let part = RecordingPart {
             file: std::mem::replace(&mut self.name, name),
             bytes: std::mem::take(&mut self.bytes),
@@ -112,7 +116,7 @@ impl RecordingFile {
     /// To the kernel, before the frame goes on: a few microseconds, as for a log line.
     fn write(&mut self) -> std::io::Result<()> {
         if !self.lines.is_empty() {
-            self.file.write_all(&self.lines)?;
+            self.file.append(&self.lines)?;
             self.digest.update(&self.lines);
             self.bytes += self.lines.len() as u64;
             self.lines.clear();
@@ -124,7 +128,8 @@ impl RecordingFile {
     pub(crate) fn finish(mut self, seconds: f64, status: &str, flush: bool) -> Option<Recording> {
         self.lines.clear();
         self.cast.end(seconds, status, &mut self.lines);
-        let flushed = self.write().and_then(|()| if flush { self.file.sync_all() } else { Ok(()) });
+        let written = self.write().and_then(|()| self.file.finish());
+        let flushed = written.and_then(|file| if flush { file.sync_all() } else { Ok(()) });
         if let Err(error) = flushed {
             tracing::error!(%error, file = self.name, "a recording could not be finished");
             return None;
@@ -138,10 +143,6 @@ impl RecordingFile {
 }
 
 /// A new file that only its owner can read.
-fn create(path: PathBuf) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+fn create(reader: &AuditReader, name: &str) -> std::io::Result<LiveBody> {
+    reader.recordings().begin_live(&reader.recording(name))
 }

@@ -171,8 +171,9 @@ impl Recorder {
             part: options.recording_part,
             total: options.recording_limit,
         };
-        let (dir, id) = (audit.dir().join("recordings"), self.context.id.to_string());
-        let made = tokio::task::spawn_blocking(move || RecordingFile::create(dir, id, header, limits)).await;
+        let (reader, id) = (audit.reader(), self.context.id.to_string());
+        let made =
+            tokio::task::spawn_blocking(move || RecordingFile::create(reader, id, header, limits)).await;
         made.map_err(std::io::Error::other).and_then(|made| made).map_err(|error| {
             tracing::error!(%error, audit_id = %self.context.id, "refused a stream, since it cannot be recorded");
             StreamAbort::Failed("the session cannot be recorded, so it is not opened".into())
@@ -399,12 +400,13 @@ impl Progress {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Flushes the part that is `full`, then records the event; one after the other, so that each event's parts are on the
-    /// disk.
+    /// Flushes the part that is `full`, records the event, and has the part moved into the store; one after the other, so that
+    /// each event's parts are on the disk.
     fn tell(&mut self, context: &Arc<Context>, now: Timestamp, full: Option<File>, told: &StreamProgress) {
         self.last = now;
         let (before, failed) = (self.telling.take(), self.failed.clone());
         let (audit, id, event) = (context.audit.clone(), context.id, told.event(context.id));
+        let part = told.parts.last().filter(|_| full.is_some()).cloned();
         self.telling = Some(tokio::spawn(async move {
             if let Some(before) = before {
                 let _ = before.await;
@@ -419,12 +421,15 @@ impl Progress {
             };
             let flushed = flushed.map_err(std::io::Error::other).and_then(|flushed| flushed);
             let recorded = match flushed {
-                Ok(()) => audit.record(event).await.map(drop).map_err(|error| error.to_string()),
+                Ok(()) => audit.record(event).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
-            if let Err(error) = recorded {
-                tracing::error!(%error, audit_id = %id, "a part of a recording could not be put on record");
-                failed.store(true, Ordering::Release);
+            match recorded {
+                Ok(receipt) => audit.inner.keeper.hand_over().keep(receipt.index, part.into_iter().collect()),
+                Err(error) => {
+                    tracing::error!(%error, audit_id = %id, "a part of a recording could not be put on record");
+                    failed.store(true, Ordering::Release);
+                }
             }
         }));
     }

@@ -1,15 +1,12 @@
 //! Proving the evidence: the log against its checkpoints, and what it names against what is stored.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use portcullis_core::AuditId;
-use portcullis_ledger::{Hash, NoteError, ReadError, Verified, Verifier, VerifyingKey};
-use sha2::{Digest as _, Sha256};
+use portcullis_ledger::{BodyKeys, Hash, NoteError, ReadError, Verified, Verifier, VerifyingKey, WitnessKey};
 
-use crate::reader::AuditReader;
+use crate::reader::{AuditReader, Kept};
 use crate::record::{Entry, Record, RecordingPart, StreamProgress};
 
 /// Verifies a log with everything it names. Blocks; the log may be in use.
@@ -37,6 +34,10 @@ pub struct Report {
     pub missing: u64,
     /// Those that are not what their records say.
     pub changed: Vec<Changed>,
+    /// How many could not be read, so that nothing is known of them: their key is not there, or this user may not.
+    pub unreadable: u64,
+    /// Why the first of those could not be.
+    pub unreadable_why: Option<String>,
 }
 
 /// A stored body or recording that is not what its record says.
@@ -49,10 +50,16 @@ pub struct Changed {
 }
 
 impl Report {
-    /// Whether everything that is there is what it was.
+    /// Whether everything that is there is what it was, as far as it could be read.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.changed.is_empty()
+    }
+
+    /// Whether everything that is there could be read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.unreadable == 0
     }
 }
 
@@ -71,6 +78,20 @@ impl AuditVerifier {
     pub fn with_key(dir: impl Into<PathBuf>, key: VerifyingKey) -> Self {
         let dir = dir.into();
         Self { reader: AuditReader::new(&dir), verifier: Verifier::with_key(&dir, key) }
+    }
+
+    /// Reads encrypted bodies and recordings with these keys. Without theirs they are [`Report::unreadable`].
+    #[must_use]
+    pub fn body_keys(mut self, keys: BodyKeys) -> Self {
+        self.reader = self.reader.body_keys(keys);
+        self
+    }
+
+    /// Also demands that this witness have cosigned a checkpoint of the log.
+    #[must_use]
+    pub fn witness(mut self, key: WitnessKey) -> Self {
+        self.verifier = self.verifier.witness(key);
+        self
     }
 
     /// Also demands that the log contain what this checkpoint, kept elsewhere, signed.
@@ -92,8 +113,8 @@ impl AuditVerifier {
         seen.unfinished();
         let mut open: Vec<AuditId> = seen.open.into_iter().collect();
         open.sort_unstable();
-        let Seen { intents, outcomes, stored, missing, changed, .. } = seen;
-        Ok(Report { log, intents, outcomes, open, stored, missing, changed })
+        let Seen { intents, outcomes, stored, missing, changed, unreadable, unreadable_why, .. } = seen;
+        Ok(Report { log, intents, outcomes, open, stored, missing, changed, unreadable, unreadable_why })
     }
 }
 
@@ -109,6 +130,8 @@ struct Seen {
     stored: u64,
     missing: u64,
     changed: Vec<Changed>,
+    unreadable: u64,
+    unreadable_why: Option<String>,
 }
 
 impl Seen {
@@ -123,6 +146,8 @@ impl Seen {
             stored: 0,
             missing: 0,
             changed: Vec::new(),
+            unreadable: 0,
+            unreadable_why: None,
         }
     }
 
@@ -143,7 +168,7 @@ impl Seen {
                     if let Some((_, parts)) = &mut promised {
                         parts.retain(|earlier| *earlier != part);
                     }
-                    self.file(index, self.reader.recording(&part.file), part.sha256);
+                    self.part(index, &part);
                 }
                 // Of a stream that a crash ended, the outcome knows nothing; the parts finished before are proven all the same.
                 if let Some((index, parts)) = promised {
@@ -168,38 +193,31 @@ impl Seen {
 
     fn parts(&mut self, index: u64, parts: &[RecordingPart]) {
         for part in parts {
-            self.file(index, self.reader.recording(&part.file), part.sha256);
+            self.part(index, part);
         }
     }
 
     fn body(&mut self, index: u64, digest: Option<Hash>) {
         if let Some(digest) = digest.filter(|digest| self.checked.insert(*digest)) {
-            let bodies = self.reader.bodies();
-            match bodies.verify(digest) {
-                Ok(true) => self.stored += 1,
-                Ok(false) => self.missing += 1,
-                // What cannot be read cannot be vouched for.
-                Err(_) => self.changed.push(Changed { index, file: bodies.path(digest) }),
+            let kept = self.reader.check_body(digest);
+            self.found(index, kept, |reader| reader.bodies().path(digest));
+        }
+    }
+
+    fn part(&mut self, index: u64, part: &RecordingPart) {
+        let kept = self.reader.check_recording(part);
+        self.found(index, kept, |reader| reader.recording_path(part));
+    }
+
+    fn found(&mut self, index: u64, kept: Kept, file: impl FnOnce(&AuditReader) -> PathBuf) {
+        match kept {
+            Kept::Intact => self.stored += 1,
+            Kept::Missing => self.missing += 1,
+            Kept::Changed => self.changed.push(Changed { index, file: file(&self.reader) }),
+            Kept::Locked(why) => {
+                self.unreadable += 1;
+                self.unreadable_why.get_or_insert(why);
             }
-        }
-    }
-
-    fn file(&mut self, index: u64, file: PathBuf, expected: Hash) {
-        match digest(&file) {
-            Ok(found) if found == expected => self.stored += 1,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.missing += 1,
-            // What cannot be read cannot be vouched for.
-            Ok(_) | Err(_) => self.changed.push(Changed { index, file }),
-        }
-    }
-}
-
-fn digest(path: &Path) -> io::Result<Hash> {
-    let (mut file, mut digest, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 64 * 1024]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Hash::new(digest.finalize().into())),
-            read => digest.update(&buffer[..read]),
         }
     }
 }

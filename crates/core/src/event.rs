@@ -69,6 +69,8 @@ pub enum EventKind {
     StreamProgress,
     /// A connection was refused before there was a request.
     ConnectionRefused,
+    /// Bodies and recordings that are old enough are dropped: how many, and how many bytes.
+    RetentionApplied,
     /// The gateway started, or stopped.
     Lifecycle,
 }

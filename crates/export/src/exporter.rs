@@ -96,12 +96,12 @@ impl<S: Sink> Exporter<S> {
     /// When the cursor's file cannot be read, or is none.
     pub fn open(
         name: &'static str,
-        log: impl Into<PathBuf>,
+        log: impl Into<AuditReader>,
         cursor: impl Into<PathBuf>,
         sink: S,
     ) -> io::Result<Self> {
         let cursor = Cursor::open(cursor.into())?;
-        Ok(Self { name, reader: AuditReader::new(log), cursor, intents: Intents::default(), sink })
+        Ok(Self { name, reader: log.into(), cursor, intents: Intents::default(), sink })
     }
 
     /// The index of the next record to be handed on.

@@ -32,6 +32,7 @@ use crate::{
     server::Listener,
     stack::{self, METADATA_PATH, OAUTH_PREFIX, OWN_PREFIX, Parts},
     tls::{CertificateFiles, ReloadingCertificate, server_config},
+    upkeep,
 };
 
 /// How often overdue tickets are ended.
@@ -170,6 +171,7 @@ impl Gateway {
         });
         let (limits, listen, config_index) =
             (config.limits.clone(), config.listen.clone(), config.audit.index);
+        let retention = config.audit.retention.into();
         let stack = stack::stack(Parts {
             config,
             audit: audit.clone(),
@@ -199,6 +201,7 @@ impl Gateway {
             tokio::spawn(certificate.watch()),
             tokio::spawn(grants.sweep_forever()),
             tokio::spawn(sweep_tickets(tickets)),
+            tokio::spawn(upkeep::look_after_disk(audit.clone(), retention)),
             tokio::spawn(async move { log_issuers(&authenticator).await }),
             tokio::spawn(serve_operations(operations_socket, operations.clone())),
         ];
@@ -247,7 +250,7 @@ impl Gateway {
 
     /// The log, to be read.
     pub fn reader(&self) -> AuditReader {
-        AuditReader::new(self.audit.dir())
+        self.audit.reader()
     }
 
     /// Ends it in good order: takes nothing new, lets what is open end within the drain time, cuts what has not, and closes
@@ -318,6 +321,7 @@ async fn open_audit(
     redactor: Arc<RequestRedactor>,
 ) -> Result<(Audit, Option<Arc<AuditPolicy>>), StartError> {
     let policy = config.audit.policy().map_err(|e| StartError::new("audit policy", e))?.map(Arc::new);
+    let keys = config.audit.body_keys().map_err(|e| StartError::new("audit.bodyKeyFiles", e))?;
     let checkpoints = Checkpoints::open(config).map_err(|e| StartError::new("checkpoints", e))?;
     let mut options = AuditOptions::new(&config.audit.origin)
         .redactor(redactor)
@@ -330,7 +334,7 @@ async fn open_audit(
             info.is_resource_request
                 && (info.is_mutating() || status.is_client_error() || status.is_server_error())
         })
-        .ledger(|ledger| ledger.on_checkpoint(move |note| checkpoints.leave(note)));
+        .ledger(|ledger| ledger.body_keys(keys).on_checkpoint(move |note| checkpoints.leave(note)));
     if let Some(policy) = &policy {
         let policy = policy.clone();
         options = options.levels(move |info, identity| policy.level(info, identity));
@@ -408,7 +412,7 @@ async fn upstreams(
 /// Keeps the search index up to date. The log does not wait for it, and nothing else does.
 async fn keep_index(audit: Audit) {
     loop {
-        match Indexer::open(audit.dir()).await {
+        match Indexer::open(audit.reader()).await {
             Ok(indexer) => return indexer.run(move || audit.health().size).await,
             Err(error) => tracing::warn!(%error, "the search index is not kept up to date"),
         }

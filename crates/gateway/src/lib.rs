@@ -31,6 +31,7 @@ mod server;
 mod stack;
 mod telemetry;
 mod tls;
+mod upkeep;
 mod while_open;
 
 pub use cli::Cli;

@@ -15,6 +15,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::body::{BodyKeys, Decoder, Encoder, decoder, is_whole};
 use crate::ledger::make_dir;
+use crate::live::{LiveBody, LiveReader};
 use crate::tiles::names;
 use crate::{Durability, Hash};
 
@@ -45,6 +46,13 @@ impl Bodies {
         Self { dir, keys }
     }
 
+    /// Bodies in a directory of their own: of another kind, for instance, that is kept for another time. It is made when the
+    /// first is stored.
+    #[must_use]
+    pub fn at(dir: impl Into<PathBuf>, keys: BodyKeys) -> Self {
+        Self::new(dir.into(), keys)
+    }
+
     /// Stores `body` and answers its digest. Blocks on the disk. Storing the same body again costs one look.
     ///
     /// # Errors
@@ -68,6 +76,46 @@ impl Bodies {
         let mut writer = self.writer()?;
         io::copy(&mut File::open(file)?, &mut writer)?;
         writer.finish(durability)
+    }
+
+    /// Begins a body that is read while it grows, in a file of its own, encrypted if there is a key.
+    ///
+    /// # Errors
+    /// When the file is there already, or cannot be made.
+    pub fn begin_live(&self, file: &Path) -> io::Result<LiveBody> {
+        LiveBody::create(file, &self.keys)
+    }
+
+    /// Reads a body that grows, or one that a crash cut short, as far as it has got.
+    ///
+    /// # Errors
+    /// When the file is not there, or cannot be opened.
+    pub fn open_live(&self, file: &Path) -> io::Result<LiveReader> {
+        LiveReader::open(file, &self.keys)
+    }
+
+    /// Stores what has been written to `file` by [`Bodies::begin_live`] or as it is, and then removes the file: a crash in between
+    /// leaves both. Takes a few MiB of memory.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is not what `expected` says, or another when it cannot be read or stored: then it stays.
+    pub fn adopt(&self, file: &Path, expected: Hash) -> io::Result<()> {
+        let mut writer = self.writer()?;
+        io::copy(&mut self.open_live(file)?, &mut writer)?;
+        if writer.digest() != expected {
+            let what = format!("{} is not what its record says", file.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        writer.finish(Durability::Fsync)?;
+        fs::remove_file(file)
+    }
+
+    /// Has retention count from now on again, as putting the body again does; whether there is one.
+    ///
+    /// # Errors
+    /// When its file cannot be touched.
+    pub fn refresh(&self, digest: Hash) -> io::Result<bool> {
+        self.has(digest, None, Durability::Write)
     }
 
     /// A body that is written little by little.
@@ -149,11 +197,7 @@ impl Bodies {
     pub fn remove(&self, digest: Hash) -> io::Result<bool> {
         let mut removed = false;
         for path in [self.file(digest), self.plain(digest)] {
-            match fs::remove_file(path) {
-                Ok(()) => removed = true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+            removed |= remove_if_there(&path)?;
         }
         Ok(removed)
     }
@@ -161,16 +205,30 @@ impl Bodies {
     /// Shows each stored body, in no order, and drops those of which `keep` says no: retention. A body that is put again is
     /// as young as one that is put the first time. Answers how many were dropped, and how many bytes of disk they had.
     ///
+    /// Others may put bodies meanwhile. A body's file is first given another name, and looked at again: whoever puts the body has
+    /// either made it younger by then, so that it gets its name back, or finds it gone, and writes it anew.
+    ///
     /// # Errors
     /// When the directory cannot be read, or a body not be removed.
     pub fn retain(&self, mut keep: impl FnMut(&StoredBody) -> bool) -> io::Result<(u64, u64)> {
         let (mut count, mut bytes) = (0, 0);
         for group in names(&self.dir)?.into_iter().filter(|name| name.len() == 2) {
-            for name in names(&self.dir.join(&group))? {
-                let Ok(digest) = name.strip_suffix(SUFFIX).unwrap_or(&name).parse() else { continue };
-                let Ok(metadata) = fs::metadata(self.dir.join(&group).join(&name)) else { continue };
+            let group = self.dir.join(group);
+            for found in names(&group)? {
+                // What has the other name was on its way out when the process died.
+                let name = found.strip_suffix(GOING).unwrap_or(&found);
+                let Ok(digest) = name.strip_suffix(SUFFIX).unwrap_or(name).parse() else { continue };
+                let (path, going) = (group.join(name), group.join(format!("{name}{GOING}")));
+                let Ok(metadata) = fs::metadata(group.join(&found)) else { continue };
                 let body = StoredBody { digest, modified: metadata.modified()?, bytes: metadata.len() };
-                if !keep(&body) && self.remove(digest)? {
+                let kept = keep(&body);
+                if found == name && !kept {
+                    rename_if_there(&path, &going)?;
+                }
+                let Ok(metadata) = fs::metadata(&going) else { continue };
+                if kept || metadata.modified()? != body.modified {
+                    rename_if_there(&going, &path)?;
+                } else if remove_if_there(&going)? {
                     count += 1;
                     bytes += body.bytes;
                 }
@@ -180,7 +238,10 @@ impl Bodies {
     }
 
     /// Removes what a process that died left half-written. Only while nobody writes.
-    pub(crate) fn sweep(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a file not be removed.
+    pub fn sweep(&self) -> io::Result<()> {
         let left = names(&self.dir)?.into_iter().filter(|name| name.ends_with(".tmp"));
         left.map(|name| self.dir.join(name)).try_for_each(fs::remove_file)
     }
@@ -194,9 +255,16 @@ impl Bodies {
             Err(_) => fs::metadata(&plain).is_ok_and(|found| Some(found.len()) == length).then_some(plain),
         };
         let Some(path) = there else { return Ok(false) };
-        let file = File::options().write(true).open(path)?;
-        // Retention counts from now on again.
+        let file = match File::options().write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // Retention counts from now on again, unless it was quicker: see `retain`.
         file.set_modified(now())?;
+        if !path.exists() {
+            return Ok(false);
+        }
         if durability == Durability::Fsync {
             file.sync_all()?;
         }
@@ -216,6 +284,24 @@ impl Bodies {
 }
 
 const SUFFIX: &str = ".body";
+/// What a body is called besides while retention drops it.
+const GOING: &str = ".going";
+
+/// Whether it was there.
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
+}
 
 /// A body on its way to the disk. Dropped before [`BodyWriter::finish`], it leaves nothing behind.
 pub struct BodyWriter {
@@ -226,6 +312,12 @@ pub struct BodyWriter {
 }
 
 impl BodyWriter {
+    /// The digest of what has been written so far.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        Hash::from_digest(self.digest.clone().finish().as_ref())
+    }
+
     /// Ends the body, and answers its digest: from now on it can be read.
     ///
     /// # Errors

@@ -23,18 +23,19 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
+use crate::bodies::private;
 use crate::keys::others_may_read;
 
-const MAGIC: &[u8; 16] = b"portcullis-body\n";
+pub(crate) const MAGIC: &[u8; 16] = b"portcullis-body\n";
 const VERSION: u8 = 1;
-const HEADER: usize = MAGIC.len() + 2 + KEY_ID + SALT;
+pub(crate) const HEADER: usize = MAGIC.len() + 2 + KEY_ID + SALT;
 const KEY_ID: usize = 8;
 const SALT: usize = 32;
 /// The most of the compressed body that is in one chunk, in bytes.
-const CHUNK: usize = 64 * 1024;
-const LAST: u32 = 1 << 31;
+pub(crate) const CHUNK: usize = 64 * 1024;
+pub(crate) const LAST: u32 = 1 << 31;
 /// What a reader's decoder may remember, as a power of two: 8 MiB. The writer's encoder asks for 2 MiB.
-const WINDOW_LOG: u32 = 23;
+pub(crate) const WINDOW_LOG: u32 = 23;
 /// zstd's own default: fast enough not to be noticed, and half of what the slowest levels save.
 const LEVEL: i32 = 3;
 
@@ -77,6 +78,24 @@ impl BodyKeys {
         Ok(Self { keys: keys.into() })
     }
 
+    /// Makes a key and writes it to `file`, which must not be there yet and is readable by its owner only.
+    ///
+    /// # Errors
+    /// When the file exists, or cannot be written.
+    pub fn new_file(file: &Path) -> io::Result<()> {
+        let mut key = Zeroizing::new([0; 32]);
+        rand::fill(&mut *key).map_err(|_| crypto())?;
+        let mut file = private(fs::File::options().write(true).create_new(true)).open(file)?;
+        file.write_all(&*key)?;
+        file.sync_all()
+    }
+
+    /// Whether there is none: then bodies are compressed, but not encrypted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     fn present(&self) -> Option<&[u8; 32]> {
         self.keys.first().map(|key| &**key)
     }
@@ -106,7 +125,7 @@ fn key_id(key: &[u8; 32]) -> io::Result<[u8; KEY_ID]> {
 }
 
 /// Encrypts or decrypts one body's chunks.
-struct Cipher {
+pub(crate) struct Cipher {
     key: LessSafeKey,
     header: [u8; HEADER],
 }
@@ -116,6 +135,37 @@ impl Cipher {
         let derived = Salt::new(HKDF_SHA256, &header[HEADER - SALT..]).extract(key);
         let key = derived.expand(&[b"portcullis-body v1"], &AES_256_GCM).map_err(|_| crypto())?;
         Ok(Self { key: LessSafeKey::new(UnboundKey::from(key)), header })
+    }
+
+    /// What a body with this header is decrypted with: nothing, where it is not encrypted.
+    pub(crate) fn of(header: [u8; HEADER], keys: &BodyKeys) -> io::Result<Option<Self>> {
+        if &header[..16] != MAGIC || header[16] != VERSION {
+            return Err(damaged("it is no stored body"));
+        }
+        match header[17] {
+            0 if header[18..].iter().all(|byte| *byte == 0) => Ok(None),
+            1 => {
+                let id = &header[18..18 + KEY_ID];
+                let missing = || {
+                    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+                    io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        format!("the body is encrypted with the key {id}, which is not there"),
+                    )
+                };
+                Self::new(keys.with_id(id).ok_or_else(missing)?, header).map(Some)
+            }
+            _ => Err(damaged("its header was changed")),
+        }
+    }
+
+    /// Decrypts one chunk in place.
+    pub(crate) fn open(&self, number: u32, last: bool, chunk: &mut Vec<u8>) -> io::Result<()> {
+        let (nonce, header) = (Self::nonce(number, last), Aad::from(&self.header));
+        let opened = self.key.open_in_place(nonce, header, chunk);
+        let length = opened.map(|plain| plain.len()).map_err(|_| damaged("a chunk was changed"))?;
+        chunk.truncate(length);
+        Ok(())
     }
 
     fn nonce(number: u32, last: bool) -> Nonce {
@@ -128,14 +178,14 @@ impl Cipher {
 
 /// Writes the chunks.
 pub(crate) struct Sealer<W: Write> {
-    out: W,
+    pub(crate) out: W,
     cipher: Option<Cipher>,
     chunk: Vec<u8>,
     number: u32,
 }
 
 impl<W: Write> Sealer<W> {
-    fn new(mut out: W, keys: &BodyKeys) -> io::Result<Self> {
+    pub(crate) fn new(mut out: W, keys: &BodyKeys) -> io::Result<Self> {
         let mut header = [0; HEADER];
         header[..16].copy_from_slice(MAGIC);
         header[16] = VERSION;
@@ -152,7 +202,8 @@ impl<W: Write> Sealer<W> {
         Ok(Self { out, cipher, chunk: Vec::with_capacity(CHUNK + MAX_TAG_LEN), number: 0 })
     }
 
-    fn seal(&mut self, last: bool) -> io::Result<()> {
+    /// Ends a chunk, full or not.
+    pub(crate) fn seal(&mut self, last: bool) -> io::Result<()> {
         if let Some(cipher) = &self.cipher {
             let (nonce, header) = (Cipher::nonce(self.number, last), Aad::from(&cipher.header));
             cipher.key.seal_in_place_append_tag(nonce, header, &mut self.chunk).map_err(|_| crypto())?;
@@ -209,6 +260,15 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
+/// The length of a chunk's payload, from its head.
+pub(crate) fn chunk_length(head: u32, encrypted: bool) -> io::Result<usize> {
+    let length = (head & !LAST) as usize;
+    if length > CHUNK + if encrypted { MAX_TAG_LEN } else { 0 } {
+        return Err(damaged("a chunk's length is impossible"));
+    }
+    Ok(length)
+}
+
 /// Reads the chunks. Memory: one.
 pub(crate) struct Opener<R> {
     from: R,
@@ -223,24 +283,7 @@ impl<R: Read> Opener<R> {
     fn new(mut from: R, keys: &BodyKeys) -> io::Result<Self> {
         let mut header = [0; HEADER];
         from.read_exact(&mut header).map_err(|_| damaged("its header is cut short"))?;
-        if &header[..16] != MAGIC || header[16] != VERSION {
-            return Err(damaged("it is no stored body"));
-        }
-        let cipher = match header[17] {
-            0 if header[18..].iter().all(|byte| *byte == 0) => None,
-            1 => {
-                let id = &header[18..18 + KEY_ID];
-                let missing = || {
-                    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-                    io::Error::new(
-                        io::ErrorKind::PermissionDenied,
-                        format!("the body is encrypted with the key {id}, which is not there"),
-                    )
-                };
-                Some(Cipher::new(keys.with_id(id).ok_or_else(missing)?, header)?)
-            }
-            _ => return Err(damaged("its header was changed")),
-        };
+        let cipher = Cipher::of(header, keys)?;
         Ok(Self { from, cipher, chunk: Vec::new(), used: 0, number: 0, last: false })
     }
 
@@ -248,19 +291,13 @@ impl<R: Read> Opener<R> {
         let mut head = [0; 4];
         self.from.read_exact(&mut head).map_err(|_| damaged("it is cut short"))?;
         let head = u32::from_le_bytes(head);
-        let length = (head & !LAST) as usize;
-        if length > CHUNK + if self.cipher.is_some() { MAX_TAG_LEN } else { 0 } {
-            return Err(damaged("a chunk's length is impossible"));
-        }
+        let length = chunk_length(head, self.cipher.is_some())?;
         self.last = head & LAST != 0;
         self.chunk.resize(length, 0);
         self.used = 0;
         self.from.read_exact(&mut self.chunk).map_err(|_| damaged("it is cut short"))?;
         if let Some(cipher) = &self.cipher {
-            let (nonce, header) = (Cipher::nonce(self.number, self.last), Aad::from(&cipher.header));
-            let opened = cipher.key.open_in_place(nonce, header, &mut self.chunk);
-            let length = opened.map(|plain| plain.len()).map_err(|_| damaged("a chunk was changed"))?;
-            self.chunk.truncate(length);
+            cipher.open(self.number, self.last, &mut self.chunk)?;
         }
         self.number = self.number.checked_add(1).ok_or_else(|| damaged("it has too many chunks"))?;
         if self.last && self.from.read(&mut [0])? > 0 {
@@ -309,7 +346,7 @@ pub(crate) fn is_whole(mut file: impl Read + io::Seek) -> io::Result<bool> {
     }
 }
 
-fn damaged(what: &str) -> io::Error {
+pub(crate) fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the stored body was changed: {what}"))
 }
 

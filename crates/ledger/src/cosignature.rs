@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::ledger::{COSIGNED, replace};
+use crate::bodies::{private, sync_dir};
+use crate::ledger::COSIGNED;
 use crate::note::{Signed, key_id, parse_vkey, verify, write_vkey};
 use crate::rotation::KeyChain;
 use crate::{Checkpoint, NoteError, VerifyingKey};
@@ -108,7 +109,8 @@ pub(crate) fn cosignatures(
     Ok(found)
 }
 
-/// Keeps a cosigned note: see [`Ledger::keep_cosignatures`](crate::Ledger::keep_cosignatures).
+/// Keeps a cosigned note: see [`Reader::keep_cosignatures`](crate::Reader::keep_cosignatures). Of several processes, one at a
+/// time.
 pub(crate) fn keep(dir: &Path, note: &str, witnesses: &[WitnessKey]) -> io::Result<Vec<Cosignature>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let chain = KeyChain::read(dir).map_err(io::Error::other)?;
@@ -118,6 +120,9 @@ pub(crate) fn keep(dir: &Path, note: &str, witnesses: &[WitnessKey]) -> io::Resu
     if found.is_empty() {
         return Ok(found);
     }
+    let lock = private(fs::File::options().write(true).create(true).truncate(false))
+        .open(dir.join("checkpoint.cosigned.lock"))?;
+    lock.lock()?;
     let path = dir.join(COSIGNED);
     let before = match fs::read_to_string(&path) {
         Ok(before) => before,
@@ -144,7 +149,13 @@ pub(crate) fn keep(dir: &Path, note: &str, witnesses: &[WitnessKey]) -> io::Resu
         }
         _ => add(&signed),
     }
-    replace(&path, text.as_bytes())?;
+    // A temporary name that the checkpoint's own is not: that one may be written at this moment.
+    let temporary = dir.join("checkpoint.cosigned.tmp");
+    let mut file = private(fs::File::options().write(true).create(true).truncate(true)).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    sync_dir(dir)?;
     Ok(found)
 }
 

@@ -85,6 +85,7 @@ mod cosignature;
 mod hash;
 mod keys;
 mod ledger;
+mod live;
 mod log;
 mod merkle;
 mod note;
@@ -108,6 +109,7 @@ pub use body::BodyKeys;
 pub use cosignature::{Cosignature, WitnessKey};
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
+pub use live::{LiveBody, LiveReader};
 pub use merkle::{
     Frontier, Subtrees, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };

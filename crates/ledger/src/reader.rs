@@ -11,8 +11,8 @@ use crate::tile::push_entry;
 use crate::tiles::{self, Tiles};
 use crate::verify::read_checkpoint;
 use crate::{
-    BodyKeys, Checkpoint, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey, inclusion_proof,
-    ledger, verify_inclusion,
+    BodyKeys, Checkpoint, Cosignature, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey,
+    WitnessKey, cosignature, inclusion_proof, ledger, verify_inclusion,
 };
 
 /// A stored log, opened for reading. Takes no lock: the log may be in use.
@@ -164,6 +164,27 @@ impl Reader {
     #[must_use]
     pub fn bodies(&self) -> Bodies {
         Bodies::new(self.dir.join("bodies"), self.body_keys.clone())
+    }
+
+    /// The bodies in another directory beside the log, read with the same keys.
+    #[must_use]
+    pub fn bodies_in(&self, name: &str) -> Bodies {
+        Bodies::new(self.dir.join(name), self.body_keys.clone())
+    }
+
+    /// Keeps what witnesses say of a checkpoint of this log, in `checkpoint.cosigned`: the log's own signature and those of
+    /// these witnesses, of the newest checkpoint that anybody has cosigned. Answers which were found on the note. Needs no open
+    /// ledger, and disturbs none. Blocks.
+    ///
+    /// # Errors
+    /// `InvalidData` when the note is not one that this log signed, or a cosignature is not the witness's that it names;
+    /// otherwise that it could not be stored.
+    pub fn keep_cosignatures(
+        &self,
+        note: &str,
+        witnesses: &[WitnessKey],
+    ) -> std::io::Result<Vec<Cosignature>> {
+        cosignature::keep(&self.dir, note, witnesses)
     }
 
     /// The ledger's directory.

@@ -58,13 +58,12 @@ impl Indexer {
     ///
     /// # Errors
     /// [`IndexError::Busy`] when another process does so already; otherwise that files cannot be had.
-    pub async fn open(log: impl Into<PathBuf>) -> Result<Self, IndexError> {
-        let log = log.into();
-        let dir = file::dir(&log);
+    pub async fn open(log: impl Into<AuditReader>) -> Result<Self, IndexError> {
+        let reader = log.into();
+        let dir = file::dir(reader.dir());
         file::make_dir(&dir)?;
         let lock = lock(&dir.join("lock"))?;
         let number = file::numbers(&dir)?.pop().unwrap_or_default();
-        let reader = AuditReader::new(log);
         if number > 0 && file::is_current(&file::path(&dir, number)).await {
             match Self::resume(&dir, number, &reader).await {
                 Ok(Some((pool, reading))) => {
@@ -276,18 +275,17 @@ async fn write_words(connection: &mut SqliteConnection, found: &[Found]) -> Resu
 /// # Errors
 /// [`IndexError::Busy`] when somebody else is at it; otherwise that files cannot be had. The old index stays then.
 pub async fn reindex(
-    log: impl Into<PathBuf>,
+    log: impl Into<AuditReader>,
     end: u64,
     progress: impl FnMut(u64),
 ) -> Result<u64, IndexError> {
-    let log = log.into();
-    let dir = file::dir(&log);
+    let reader = log.into();
+    let dir = file::dir(reader.dir());
     file::make_dir(&dir)?;
     let lock = lock(&dir.join("rebuild.lock"))?;
     let path = dir.join("rebuild");
     file::remove(&path)?;
     let pool = file::open_for_writing(&path).await?;
-    let reader = AuditReader::new(&log);
     let reading = Reading::new(reader.clone(), 0, 0, Timestamp::MIN);
     let number = file::numbers(&dir)?.pop().unwrap_or_default() + 1;
     let mut indexer =

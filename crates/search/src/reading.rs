@@ -133,7 +133,8 @@ fn output(reader: &AuditReader, outcome: &Outcome) -> String {
     let Some(recording) = outcome.stream.as_ref().and_then(|stream| stream.recording.as_ref()) else {
         return text;
     };
-    let Ok(file) = std::fs::File::open(reader.recording(&recording.file)) else { return text };
+    let Some(part) = recording.files().next() else { return text };
+    let Ok(Some(file)) = reader.open_recording(&part) else { return text };
     let mut lines = BufReader::new(file.take(MOST_RECORDING));
     let mut line = Vec::new();
     while matches!((&mut lines).take(MOST_LINE).read_until(b'\n', &mut line), Ok(read) if read > 0) {

@@ -61,9 +61,9 @@ pub struct Freshness {
 impl Searcher {
     /// Asks about the log in `log`. Nothing is opened yet.
     #[must_use]
-    pub fn new(log: impl Into<PathBuf>) -> Self {
-        let log = log.into();
-        Self { dir: file::dir(&log), reader: AuditReader::new(log), open: Mutex::new(None) }
+    pub fn new(log: impl Into<AuditReader>) -> Self {
+        let reader = log.into();
+        Self { dir: file::dir(reader.dir()), reader, open: Mutex::new(None) }
     }
 
     /// The newest `most` records (1,000 at most) that match, older than record `before` if that is given. `end` is how many
@@ -214,8 +214,8 @@ impl Follower {
     /// Follows the log in `log` from record `from` on, `with_intents` to see requests already as they begin. Of what was under
     /// way then, what only its intent tells is not known.
     #[must_use]
-    pub fn new(log: impl Into<PathBuf>, query: Query, with_intents: bool, from: u64) -> Self {
-        let reading = Reading::new(AuditReader::new(log), from, 0, Timestamp::MIN).with_intents(with_intents);
+    pub fn new(log: impl Into<AuditReader>, query: Query, with_intents: bool, from: u64) -> Self {
+        let reading = Reading::new(log.into(), from, 0, Timestamp::MIN).with_intents(with_intents);
         Self { query, reading }
     }
 
@@ -224,17 +224,17 @@ impl Follower {
     /// # Errors
     /// That the log cannot be read.
     pub async fn newest(
-        log: impl Into<PathBuf>,
+        log: impl Into<AuditReader>,
         query: Query,
         with_intents: bool,
         most: usize,
     ) -> Result<(Vec<Stored>, Self), IndexError> {
-        let log = log.into();
-        let segments = AuditReader::new(&log).segments()?;
+        let log: AuditReader = log.into();
+        let segments = log.segments()?;
         let (mut newest, mut follow, mut end) = (VecDeque::new(), None, u64::MAX);
         for first in segments.into_iter().rev() {
             // Each segment by itself, so that a long log is read from its end.
-            let mut reader = Self::new(&log, query.clone(), with_intents, first);
+            let mut reader = Self::new(log.clone(), query.clone(), with_intents, first);
             let mut here = VecDeque::new();
             loop {
                 let before = reader.reading.next;

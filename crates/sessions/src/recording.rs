@@ -1,15 +1,11 @@
 //! The recording of a stream: one file, or several that follow each other.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::io::{self, BufReader, ErrorKind};
 use std::time::Duration;
 
-use portcullis_audit::AuditReader;
+use portcullis_audit::{AuditReader, Kept, Record, RecordingPart, RecordingReader, StreamProgress};
 use portcullis_core::AuditId;
-use portcullis_ledger::Hash;
-use sha2::{Digest as _, Sha256};
 
 use crate::cast::{CastReader, Event, EventKind, Mark, Read};
 use crate::step::Step;
@@ -26,14 +22,15 @@ pub struct Recording {
     /// Whether its stream is over: then no more can follow.
     complete: bool,
     tty: bool,
+    /// How far the log has been read for parts that were finished since: the next record, and where it stands.
+    log: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
 struct Part {
-    file: PathBuf,
     name: String,
     /// What the log says; nothing of a part that was being written when the process died, or still is.
-    sha256: Option<Hash>,
+    named: Option<RecordingPart>,
 }
 
 /// Whether a recording is what the log says.
@@ -47,6 +44,8 @@ pub enum Integrity {
     Missing(String),
     /// This file is not what the log says.
     Changed(String),
+    /// This file cannot be read: why. Its key is not there, for instance.
+    Unreadable(String),
 }
 
 impl std::fmt::Display for Integrity {
@@ -56,6 +55,7 @@ impl std::fmt::Display for Integrity {
             Self::Unfinished => f.write_str("the log vouches for the recording but for its last part"),
             Self::Missing(file) => write!(f, "{file} is not there any more"),
             Self::Changed(file) => write!(f, "{file} IS NOT WHAT THE LOG SAYS"),
+            Self::Unreadable(why) => write!(f, "the recording cannot be read: {why}"),
         }
     }
 }
@@ -69,11 +69,7 @@ impl Recording {
             .iter()
             .flat_map(|stream| &stream.recording)
             .take(MOST_PARTS)
-            .map(|part| Part {
-                file: reader.recording(&part.file),
-                name: part.file.clone(),
-                sha256: Some(part.sha256),
-            })
+            .map(|part| Part { name: part.file.clone(), named: Some(part.clone()) })
             .collect();
         let ended = stream.is_some_and(|stream| stream.ended.is_some());
         let tty = stream.map_or_else(
@@ -81,7 +77,17 @@ impl Recording {
             |stream| stream.tty || !ended && is_terminal(&step.command),
         );
         let complete = !step.is_running();
-        let mut recording = Self { id: step.id, reader: reader.clone(), parts: named, complete, tty };
+        // What is finished from now on, the log will name from here on.
+        let log =
+            if complete { None } else { reader.segments().ok().and_then(|mut segments| segments.pop()) };
+        let mut recording = Self {
+            id: step.id,
+            reader: reader.clone(),
+            parts: named,
+            complete,
+            tty,
+            log: log.map(|first| (first, 0)),
+        };
         let is_session = matches!(step.resource.as_str(), "pods/exec" | "pods/attach");
         if is_session && (!ended || recording.parts.is_empty()) {
             // Nothing or not everything is on record: what lies there is looked for.
@@ -103,26 +109,22 @@ impl Recording {
     }
 
     /// Compares its files with the log. Reads all of them.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn check(&self) -> io::Result<Integrity> {
+    #[must_use]
+    pub fn check(&self) -> Integrity {
         let mut integrity = Integrity::Intact;
         for part in &self.parts {
-            let Some(expected) = part.sha256 else {
+            let Some(named) = &part.named else {
                 integrity = Integrity::Unfinished;
                 continue;
             };
-            match digest(&part.file) {
-                Ok(found) if found == expected => {}
-                Ok(_) => return Ok(Integrity::Changed(part.name.clone())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Integrity::Missing(part.name.clone()));
-                }
-                Err(error) => return Err(error),
+            match self.reader.check_recording(named) {
+                Kept::Intact => {}
+                Kept::Changed => return Integrity::Changed(part.name.clone()),
+                Kept::Missing => return Integrity::Missing(part.name.clone()),
+                Kept::Locked(why) => return Integrity::Unreadable(why),
             }
         }
-        Ok(integrity)
+        integrity
     }
 
     /// Plays it from the beginning.
@@ -138,12 +140,64 @@ impl Recording {
             MOST_PARTS.. => return false,
             known => format!("{}.{}.cast", self.id, known + 1),
         };
-        let file = self.reader.recording(&name);
-        let is_there = file.is_file();
-        if is_there {
-            self.parts.push(Part { file, name, sha256: None });
+        if self.reader.recording(&name).is_file() {
+            self.parts.push(Part { name, named: None });
+            return true;
         }
-        is_there
+        // As long as the last one is being written, there is no next. When its file has moved, the next may have, too: then the
+        // log names it.
+        let writing = self.parts.last().is_some_and(|last| self.reader.recording(&last.name).is_file());
+        !self.complete && !writing && self.find_finished(&name)
+    }
+
+    /// Looks in the log for what it says by now of a part that was still being written when it was found. It is the last.
+    fn find_moved(&mut self, name: &str) -> bool {
+        let Some(at) = self.parts.iter().position(|part| part.name == name) else { return false };
+        let after = self.parts.split_off(at + 1);
+        let found = self.find_finished(name);
+        if found {
+            self.parts.swap_remove(at);
+        }
+        self.parts.extend(after);
+        found
+    }
+
+    /// Looks for a part in what has come into the log since the last look. What cannot be read is looked for again.
+    fn find_finished(&mut self, name: &str) -> bool {
+        let Some((next, offset)) = self.log else { return false };
+        let records =
+            if offset == 0 { self.reader.records(next) } else { self.reader.records_at(next, offset) };
+        let Ok(mut records) = records else { return false };
+        let (mut found, mut next) = (None, next);
+        while let Some(Ok(stored)) = records.next() {
+            next = stored.index + 1;
+            let parts: Vec<RecordingPart> = match stored.entry.record {
+                Record::Event(event) if event.audit_id == Some(self.id) => {
+                    StreamProgress::of(&event).map(|told| told.parts).unwrap_or_default()
+                }
+                Record::Outcome(outcome) if outcome.id == self.id => {
+                    let recording = outcome.stream.and_then(|stream| stream.recording);
+                    recording.map(|recording| recording.files().collect()).unwrap_or_default()
+                }
+                _ => continue,
+            };
+            found = parts.into_iter().find(|part| part.file == name);
+            if found.is_some() {
+                break;
+            }
+        }
+        let at = records.offset();
+        match found {
+            Some(part) => {
+                // The same record may name the one after it, so it is read again.
+                self.parts.push(Part { name: part.file.clone(), named: Some(part) });
+                true
+            }
+            None => {
+                self.log = Some((next, at));
+                false
+            }
+        }
     }
 }
 
@@ -151,16 +205,6 @@ impl Recording {
 fn is_terminal(command: &str) -> bool {
     let options = command.split(" -- ").next().unwrap_or_default();
     options.split(' ').any(|word| matches!(word, "-it" | "-t"))
-}
-
-fn digest(file: &PathBuf) -> io::Result<Hash> {
-    let (mut file, mut digest, mut buffer) = (File::open(file)?, Sha256::new(), vec![0; 64 * 1024]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Hash::new(digest.finalize().into())),
-            read => digest.update(&buffer[..read]),
-        }
-    }
 }
 
 /// Where a playback stands.
@@ -175,7 +219,7 @@ pub struct Position {
 pub struct Playback {
     recording: Recording,
     part: usize,
-    reader: Option<CastReader<BufReader<File>>>,
+    reader: Option<CastReader<BufReader<RecordingReader>>>,
     /// Where the first part to be read is to be entered.
     enter: Mark,
     time: Duration,
@@ -224,7 +268,11 @@ impl Playback {
                 return Ok(None);
             }
             let Some(reader) = &mut self.reader else { continue };
-            match reader.read()? {
+            let read = match reader.read() {
+                Err(error) if error.kind() == ErrorKind::InvalidData => Read::Wrong(error.to_string()),
+                read => read?,
+            };
+            match read {
                 Read::Event(mut event) => {
                     self.time = self.time.max(event.time);
                     event.time = self.time;
@@ -262,16 +310,24 @@ impl Playback {
     /// Opens the part it stands at; whether there is one.
     fn enter_part(&mut self) -> io::Result<bool> {
         let Some(part) = self.recording.parts.get(self.part) else { return Ok(false) };
-        let mut file = match File::open(&part.file) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.problem("it is not there any more");
-                self.leave_part();
+        let opened = match &part.named {
+            Some(named) => self.recording.reader.open_recording(named)?,
+            None => match self.recording.reader.open_live_recording(&part.name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                opened => Some(opened?),
+            },
+        };
+        let Some(mut file) = opened else {
+            // Perhaps it has moved since it was found; then the log knows by now.
+            let name = part.name.clone();
+            if part.named.is_none() && !self.recording.complete && self.recording.find_moved(&name) {
                 return Ok(true);
             }
-            Err(error) => return Err(error),
+            self.problem("it is not there any more");
+            self.leave_part();
+            return Ok(true);
         };
-        file.seek(SeekFrom::Start(self.enter.offset))?;
+        file.skip(self.enter.offset)?;
         self.reader = Some(CastReader::new(BufReader::with_capacity(64 * 1024, file), self.enter));
         Ok(true)
     }

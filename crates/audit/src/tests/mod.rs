@@ -4,6 +4,7 @@ mod evidence;
 mod reading;
 mod requests;
 mod responses;
+mod retention;
 mod streams;
 
 use std::convert::Infallible;

@@ -1,16 +1,18 @@
 //! Upgraded streams: sessions are recorded, the rest is counted.
 
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::StatusCode;
 use portcullis_core::{
     Channel, Direction, Ended, StreamEnd, StreamFrame, StreamInfo, StreamPlan, StreamStage, StreamTransport,
 };
-use portcullis_ledger::Hash;
+use portcullis_ledger::{BodyKeys, Hash};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::{AuditVerifier, End};
+use crate::{AuditVerifier, End, RecordingPart};
 
 /// The layers around a service that upgrades, and hands the stages it opened to the test.
 fn upgrading(
@@ -86,7 +88,7 @@ async fn a_session_is_recorded_and_its_digest_is_in_the_outcome() {
     assert_eq!((stream.channels["stdin"].bytes, stream.channels["stdout"].bytes), (3, 5));
     assert_eq!(stream.channels["stdout"].sha256, Some(Hash::of(b"file\n")));
     let recording = stream.recording.unwrap();
-    let cast = std::fs::read(&path).unwrap();
+    let cast = content(&gateway, &recording.files().next().unwrap());
     assert_eq!((recording.sha256, recording.bytes), (Hash::of(&cast), cast.len() as u64));
     let cast = String::from_utf8(cast).unwrap();
     assert!(
@@ -99,8 +101,115 @@ async fn a_session_is_recorded_and_its_digest_is_in_the_outcome() {
 
     gateway.audit.close().await;
     assert!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().is_ok());
+    lay_open(gateway.dir.path(), &recording.files().next().unwrap());
     std::fs::write(&path, cast.replace("oops", "fine")).unwrap();
     assert_eq!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().changed[0].file, path);
+}
+
+/// What is recorded, wherever it is by now.
+fn content(gateway: &Gateway, part: &RecordingPart) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    gateway.audit.reader().open_recording(part).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Lays a part of a log that nobody has open as an earlier version kept it: as a plain file.
+fn lay_open(log: &Path, part: &RecordingPart) -> PathBuf {
+    let reader = AuditReader::new(log);
+    let file = reader.recording(&part.file);
+    if !file.exists() {
+        let mut bytes = Vec::new();
+        reader.open_recording(part).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+        assert!(reader.recordings().remove(part.sha256).unwrap());
+        std::fs::write(&file, bytes).unwrap();
+    }
+    file
+}
+
+#[tokio::test]
+async fn a_recording_ends_in_the_store_and_is_never_there_in_plain_text() {
+    let keys = BodyKeys::new([[7; 32]]);
+    let given = keys.clone();
+    let gateway = Gateway::with(move |options| {
+        options.recording_part(150).recording_limit(15_000).ledger(|ledger| ledger.body_keys(given))
+    });
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    let nothing_plain = || {
+        let files = std::fs::read_dir(gateway.dir.path().join("recordings")).unwrap();
+        for file in files.map(|file| file.unwrap().path()).filter(|path| path.is_file()) {
+            // It may have moved since it was listed.
+            let bytes = std::fs::read(file).unwrap_or_default();
+            assert!(!bytes.windows(6).any(|bytes| bytes == b"secret"));
+        }
+    };
+    for _ in 0..8 {
+        pass(&mut *stage, Channel::Stdout, "the secret\n").unwrap();
+        nothing_plain();
+    }
+    stage.close(StreamEnd::Closed).await;
+    nothing_plain();
+    let parts: Vec<_> = gateway.outcomes(1).remove(0).stream.unwrap().recording.unwrap().files().collect();
+    assert!(parts.len() > 2);
+    let reader = gateway.audit.reader();
+    for part in &parts {
+        assert!(String::from_utf8(content(&gateway, part)).unwrap().starts_with("{\"command"));
+        while reader.recording(&part.file).exists() {
+            tokio::task::yield_now().await;
+        }
+        assert!(reader.recordings().verify(part.sha256).unwrap());
+    }
+    gateway.audit.close().await;
+    let verify = || AuditVerifier::open(gateway.dir.path()).unwrap();
+    let report = verify().body_keys(keys).run().unwrap();
+    assert!(report.is_ok() && report.is_complete(), "{report:?}");
+    assert_eq!(report.stored, parts.len() as u64);
+    // Without the key, or with another, the log is proven all the same, and nothing is called changed.
+    for wrong in [BodyKeys::default(), BodyKeys::new([[8; 32]])] {
+        let report = verify().body_keys(wrong).run().unwrap();
+        assert!(report.is_ok() && !report.is_complete());
+        assert_eq!((report.stored, report.unreadable), (0, parts.len() as u64));
+        assert!(report.unreadable_why.unwrap().contains("which is not there"));
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_moved_if_a_record_names_it_and_stays_if_not() {
+    let options = || AuditOptions::new(ORIGIN).recording_part(100).recording_limit(10_000);
+    let gateway = Gateway::with(|options| options.recording_part(100).recording_limit(10_000));
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    (0..2).for_each(|_| pass(&mut *stage, Channel::Stdout, "hello\n").unwrap());
+    let part = loop {
+        match gateway.records().iter().find_map(progress) {
+            Some(mut told) => break told.parts.remove(0),
+            None => tokio::task::yield_now().await,
+        }
+    };
+    while gateway.audit.reader().recording(&part.file).exists() {
+        tokio::task::yield_now().await;
+    }
+    // The process died between storing the one part and removing its file; of the other no record tells.
+    let crashed = evidence::crash(&gateway);
+    let reader = AuditReader::new(crashed.path());
+    let unnamed = reader.recording(&format!("{}.2.cast", gateway.intents()[0].id));
+    for both in [true, false] {
+        let mut bytes = Vec::new();
+        reader.open_recording(&part).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+        std::fs::write(reader.recording(&part.file), bytes).unwrap();
+        if !both {
+            assert!(reader.recordings().remove(part.sha256).unwrap());
+        }
+        assert_eq!(reader.check_recording(&part), crate::Kept::Intact);
+        let (audit, _) = Audit::open(crashed.path(), options()).unwrap();
+        while reader.recording(&part.file).exists() {
+            tokio::task::yield_now().await;
+        }
+        audit.close().await;
+        assert!(reader.recordings().verify(part.sha256).unwrap() && unnamed.exists());
+    }
 }
 
 #[tokio::test]
@@ -114,9 +223,8 @@ async fn input_is_recorded_where_asked_for() {
     let outcome = gateway.outcomes(1).remove(0);
     let stream = outcome.stream.unwrap();
     assert_eq!((outcome.end, stream.ended.as_str()), (End::Aborted, "cut: the grant was revoked"));
-    let cast =
-        std::fs::read_to_string(gateway.dir.path().join("recordings").join(stream.recording.unwrap().file))
-            .unwrap();
+    let part = stream.recording.unwrap().files().next().unwrap();
+    let cast = String::from_utf8(content(&gateway, &part)).unwrap();
     assert!(
         cast.contains(r#""i","whoami\n""#) && cast.contains(r#""x","cut: the grant was revoked""#),
         "{cast}"
@@ -285,7 +393,7 @@ async fn a_long_session_is_recorded_in_parts_each_on_record_once_it_is_finished(
     for (nth, part) in files.iter().enumerate() {
         let name = if nth == 0 { format!("{id}.cast") } else { format!("{id}.{}.cast", nth + 1) };
         assert_eq!(part.file, name);
-        let cast = std::fs::read(gateway.dir.path().join("recordings").join(name)).unwrap();
+        let cast = content(&gateway, part);
         assert_eq!((part.sha256, part.bytes), (Hash::of(&cast), cast.len() as u64));
         let header: serde_json::Value =
             serde_json::from_slice(cast.split(|b| *b == b'\n').next().unwrap()).unwrap();
@@ -294,7 +402,7 @@ async fn a_long_session_is_recorded_in_parts_each_on_record_once_it_is_finished(
     gateway.audit.close().await;
     let report = AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap();
     assert!(report.is_ok() && report.stored == 3, "{report:?}");
-    let second = gateway.dir.path().join("recordings").join(&files[1].file);
+    let second = lay_open(gateway.dir.path(), &files[1]);
     std::fs::write(&second, "nothing happened").unwrap();
     assert_eq!(AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap().changed[0].file, second);
 }
@@ -326,7 +434,8 @@ async fn what_was_finished_before_a_crash_is_proven_after_it() {
     audit.close().await;
     let verify = || AuditVerifier::open(crashed.path()).unwrap().run().unwrap();
     assert!(verify().is_ok() && verify().stored == 1);
-    let first = crashed.path().join("recordings").join(format!("{}.cast", gateway.intents()[0].id));
+    let part = gateway.records().iter().find_map(progress).unwrap().parts.remove(0);
+    let first = lay_open(crashed.path(), &part);
     let text = std::fs::read_to_string(&first).unwrap();
     std::fs::write(&first, text.replace("one", "1ne")).unwrap();
     assert_eq!(verify().changed[0].file, first);

@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use portcullis_audit::{Audit, AuditReader, Stored};
+use portcullis_audit::{Audit, Stored};
 use portcullis_core::{Approvers, Clock, Reason, Refusal};
 use portcullis_ledger::Reader;
 use portcullis_search::{Follower, Freshness, IndexError, MOST_HITS, Searcher};
@@ -36,7 +36,7 @@ pub(crate) struct Evidence {
 
 impl Evidence {
     pub(crate) fn new(audit: Audit, auditors: Approvers, drain: CancellationToken) -> Self {
-        let searcher = Arc::new(Searcher::new(audit.dir()));
+        let searcher = Arc::new(Searcher::new(audit.reader()));
         Self { audit, searcher, auditors, drain }
     }
 
@@ -127,7 +127,7 @@ pub(crate) async fn record(
     if index >= evidence.audit.health().size {
         return Err(absent());
     }
-    let reader = AuditReader::new(evidence.audit.dir());
+    let reader = evidence.audit.reader();
     let read = tokio::task::spawn_blocking(move || reader.records(index)?.next().transpose()).await;
     let unreadable = |error: String| Problem(unavailable(error));
     let found = read.map_err(|e| unreadable(e.to_string()))?.map_err(|e| unreadable(e.to_string()))?;
@@ -158,7 +158,7 @@ pub(crate) async fn tail(
     let wanted = parse(&query.q, &*api.clock)?;
     let most = query.lines.min(MOST_HITS);
     let (newest, follower) =
-        Follower::newest(evidence.audit.dir(), wanted, query.intents, most).await.map_err(problem)?;
+        Follower::newest(evidence.audit.reader(), wanted, query.intents, most).await.map_err(problem)?;
     let following = Following { waiting: newest.into(), follower, evidence };
     let lines = stream::unfold(following, |mut following| async move {
         let line = following.next().await?;

@@ -232,11 +232,44 @@ pub struct Audit {
     /// A file that signed checkpoints are appended to: on another disk, or a mount that only takes additions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_file: Option<PathBuf>,
+    /// Keys with which bodies and recordings are encrypted on the disk: the first those that come, the others those that were
+    /// written when they were the first. `portcullis audit new-body-key FILE` makes one. Without any they are only compressed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub body_key_files: Vec<PathBuf>,
+    /// How long bodies and recordings are kept. Records stay for ever.
+    #[serde(skip_serializing_if = "Retention::is_for_ever")]
+    pub retention: Retention,
     /// Where records are handed on to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<Export>,
     /// Whether an index for `portcullis audit search` is kept beside the log. Without it, searching builds one first.
     pub index: bool,
+}
+
+/// How long what records name is kept, by days (`90d`) or hours; a day at least. What is not said is kept for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Retention {
+    /// What is kept of requests' and responses' bodies.
+    #[serde(with = "age", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub bodies: Option<std::time::Duration>,
+    /// Recordings of sessions.
+    #[serde(with = "age", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub recordings: Option<std::time::Duration>,
+}
+
+impl Retention {
+    fn is_for_ever(&self) -> bool {
+        portcullis_audit::Retention::from(*self).is_for_ever()
+    }
+}
+
+impl From<Retention> for portcullis_audit::Retention {
+    fn from(Retention { bodies, recordings }: Retention) -> Self {
+        Self { bodies, recordings }
+    }
 }
 
 /// Another system that is given the record: at least once, in order; what it does not take waits for it.
@@ -446,6 +479,7 @@ impl Config {
         paths.extend(tls.client_ca_file.as_mut());
         paths.extend(self.audit.policy_file.as_mut());
         paths.extend(self.audit.checkpoint_file.as_mut());
+        paths.extend(self.audit.body_key_files.iter_mut());
         paths.extend(self.audit.exports.iter_mut().filter_map(|export| match export {
             Export::File { path, .. } | Export::Webhook { kubeconfig: path, .. } => Some(path),
             Export::Otlp { .. } => None,
@@ -471,8 +505,23 @@ impl Audit {
         Ok(Some(policy))
     }
 
+    /// The keys of bodies and recordings.
+    pub(crate) fn body_keys(&self) -> Result<portcullis_ledger::BodyKeys, String> {
+        portcullis_ledger::BodyKeys::from_files(&self.body_key_files).map_err(|error| {
+            format!(
+                "{error}; `portcullis audit new-body-key FILE` makes a key, for a gateway that has none yet"
+            )
+        })
+    }
+
     fn problems(&self) -> Vec<Problem> {
         let mut found = Vec::new();
+        for (name, age) in [("bodies", self.retention.bodies), ("recordings", self.retention.recordings)] {
+            if age.is_some_and(|age| age < LEAST_RETENTION) {
+                let problem = Problem::at(&format!("audit.retention.{name}"), "it is less than a day");
+                found.push(problem.help("leave it out to keep everything"));
+            }
+        }
         if let Err(error) = self.policy() {
             found.push(Problem::at("audit.policyFile", error));
         }
@@ -559,6 +608,8 @@ impl Default for Audit {
             recording_bytes: 8 << 30,
             policy_file: None,
             checkpoint_file: None,
+            body_key_files: Vec::new(),
+            retention: Retention::default(),
             exports: Vec::new(),
             index: true,
         }
@@ -594,6 +645,42 @@ fn is_http_url(text: &str) -> bool {
 
 fn default_drain() -> std::time::Duration {
     std::time::Duration::from_secs(30)
+}
+
+/// What is younger than this is perhaps still being written.
+const LEAST_RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Ages as people write them: `90d`, or hours as other durations.
+mod age {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    const DAY: u64 = 24 * 3600;
+
+    #[expect(clippy::ref_option, reason = "serde wants it so")]
+    pub(super) fn serialize<S: Serializer>(age: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match age {
+            None => serializer.serialize_none(),
+            Some(age) if age.as_secs() % DAY == 0 => {
+                serializer.collect_str(&format_args!("{}d", age.as_secs() / DAY))
+            }
+            Some(age) => super::duration::serialize(age, serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || D::Error::custom(format!("`{text}` is no age; write it like 90d or 36h"));
+        let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
+        if let Some(days) = days {
+            return days.checked_mul(DAY).map(|seconds| Some(Duration::from_secs(seconds))).ok_or_else(wrong);
+        }
+        let signed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+        Duration::try_from(signed).map(Some).map_err(|_| wrong())
+    }
 }
 
 /// Durations as people write them: `50s`, `15m`, `1h30m`.

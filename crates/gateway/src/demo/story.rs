@@ -16,7 +16,7 @@ use kube::{
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use portcullis_audit::{AuditVerifier, Record, Stored};
+use portcullis_audit::{AuditReader, AuditVerifier, Record, Stored};
 use portcullis_core::{Clock, SystemClock};
 use portcullis_ledger::ReadError;
 use serde_json::{Value, json};
@@ -214,11 +214,32 @@ impl<'w> Story<'w> {
         process.stdout().ok_or("no output")?.read_to_string(&mut said).await?;
         process.join().await?;
         expect(said == "hello from the pod\n", || format!("the pod said {said:?}"))?;
-        let recorded = files(&self.world.ledger().join("recordings"))?
-            .into_iter()
-            .find(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("hello from the pod")))
-            .ok_or("no recording has the output")?;
-        Ok(recorded.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        Ok(self.recording_with("hello from the pod")?.ok_or("no recording has the output")?)
+    }
+
+    /// The recording in which this was said: still where it is written, or, if it has moved from there, named by the log.
+    fn recording_with(&self, words: &str) -> Result<Option<String>, AnyError> {
+        let reader = AuditReader::new(self.world.ledger());
+        let says = |recording: &mut dyn std::io::Read| {
+            std::io::read_to_string(recording).is_ok_and(|text| text.contains(words))
+        };
+        for file in files(&self.world.ledger().join("recordings"))? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if reader.open_live_recording(&name).is_ok_and(|mut live| says(&mut live)) {
+                return Ok(Some(name));
+            }
+        }
+        let (records, _) = reader.tail(100, |stored| matches!(stored.entry.record, Record::Outcome(_)))?;
+        for stored in records.into_iter().rev() {
+            let Record::Outcome(outcome) = stored.entry.record else { continue };
+            let recording = outcome.stream.and_then(|stream| stream.recording);
+            for part in recording.iter().flat_map(portcullis_audit::Recording::files) {
+                if reader.open_recording(&part)?.is_some_and(|mut stored| says(&mut stored)) {
+                    return Ok(Some(part.file));
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn grant_is_narrow(&self) -> Step {

@@ -57,7 +57,7 @@ fn spawn<S: Sink + Sync>(
     cursor: &Path,
     sink: S,
 ) -> Result<JoinHandle<()>, String> {
-    let exporter = Exporter::open(kind, audit.dir(), cursor, sink).map_err(|error| error.to_string())?;
+    let exporter = Exporter::open(kind, audit.reader(), cursor, sink).map_err(|error| error.to_string())?;
     let audit = audit.clone();
     Ok(tokio::spawn(exporter.run(move || audit.health().size)))
 }

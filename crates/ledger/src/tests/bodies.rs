@@ -204,6 +204,97 @@ fn retention_drops_the_old_and_the_log_stays() {
     verify(dir.path()).unwrap();
 }
 
+#[test]
+fn retention_and_putting_again_at_once_lose_nothing() {
+    let (_dir, bodies) = bodies(&[NEW]);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let age = |digest| {
+        fs::File::options().write(true).open(bodies.path(digest)).unwrap().set_modified(long_ago).unwrap()
+    };
+    let digest = bodies.put(b"again", Durability::Write).unwrap();
+    age(digest);
+    // Put again between retention's look and its hand.
+    let dropped = bodies.retain(|_| bodies.refresh(digest).is_ok_and(|there| !there)).unwrap();
+    assert_eq!(dropped, (0, 0));
+    assert!(bodies.verify(digest).unwrap());
+    // On its way out when the process died: dropped by the next one, or given back.
+    let going = PathBuf::from(format!("{}.going", bodies.path(digest).display()));
+    fs::rename(bodies.path(digest), &going).unwrap();
+    assert!(!bodies.refresh(digest).unwrap());
+    assert_eq!(bodies.retain(|_| true).unwrap(), (0, 0));
+    assert!(bodies.verify(digest).unwrap() && !going.exists());
+    fs::rename(bodies.path(digest), &going).unwrap();
+    assert_eq!(bodies.retain(|_| false).unwrap().0, 1);
+    assert!(!bodies.verify(digest).unwrap() && !going.exists());
+}
+
+/// What can be read of it now.
+fn so_far(reader: &mut crate::LiveReader) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_body_is_read_while_it_grows_and_is_never_there_in_plain_text() {
+    for keys in [&[][..], &[NEW]] {
+        let (dir, bodies) = bodies(keys);
+        let file = dir.path().join("live");
+        let (mut live, mut reader) = (bodies.begin_live(&file).unwrap(), bodies.open_live(&file).unwrap());
+        assert_eq!(so_far(&mut reader), b"");
+        let mut whole = Vec::new();
+        for piece in [b"the secret".to_vec(), noise(200_000), vec![b'x'; 65_533], b"end".to_vec()] {
+            live.append(&piece).unwrap();
+            assert!(so_far(&mut reader) == piece);
+            // At the end it may be asked as often as one likes.
+            (0..40).for_each(|_| assert_eq!(so_far(&mut reader), b""));
+            whole.extend(piece);
+        }
+        let stored = fs::read(&file).unwrap();
+        let plain = stored.windows(10).any(|bytes| bytes == b"the secret");
+        assert_eq!(plain, keys.is_empty());
+        let mut later = bodies.open_live(&file).unwrap();
+        later.skip(200_010).unwrap();
+        assert_eq!(so_far(&mut later).len(), 65_536);
+        if !keys.is_empty() {
+            let mut reader = again(&dir, &[OLD]).open_live(&file).unwrap();
+            assert_eq!(reader.read(&mut [0; 9]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        }
+        // What goes on is nobody else's to remove.
+        assert!(fs::File::open(&file).unwrap().try_lock().is_err());
+        live.finish().unwrap();
+        assert_eq!(so_far(&mut reader), b"");
+
+        assert!(bodies.adopt(&file, Hash::of(b"other")).is_err());
+        assert!(file.exists());
+        bodies.adopt(&file, Hash::of(&whole)).unwrap();
+        assert!(!file.exists());
+        assert!(bodies.read(Hash::of(&whole)).unwrap() == Some(whole));
+    }
+}
+
+#[test]
+fn a_finished_live_body_is_a_stored_one() {
+    let (dir, bodies) = bodies(&[NEW]);
+    let file = dir.path().join("live");
+    let mut live = bodies.begin_live(&file).unwrap();
+    live.append(&noise(100_000)).unwrap();
+    live.finish().unwrap();
+    let digest = Hash::of(&noise(100_000));
+    fs::create_dir_all(bodies.path(digest).parent().unwrap()).unwrap();
+    fs::rename(&file, bodies.path(digest)).unwrap();
+    assert!(bodies.verify(digest).unwrap());
+}
+
+#[test]
+fn a_key_is_made_once_and_for_its_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("body.key");
+    BodyKeys::new_file(&file).unwrap();
+    assert!(!BodyKeys::from_files([&file]).unwrap().is_empty());
+    assert_eq!(BodyKeys::new_file(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -239,6 +330,23 @@ proptest! {
         let error = bodies.read(digest).unwrap_err();
         prop_assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied | io::ErrorKind::Other | io::ErrorKind::UnexpectedEof), "{:?} {error}", error.kind());
         prop_assert!(bodies.verify(digest).is_err());
+    }
+
+    #[test]
+    fn a_live_body_cut_anywhere_is_read_as_far_as_it_goes(pieces in proptest::collection::vec(0_usize..2000, 1..12), encrypted in any::<bool>(), cut in any::<prop::sample::Index>()) {
+        let (dir, bodies) = bodies(if encrypted { &[NEW] } else { &[] });
+        let file = dir.path().join("live");
+        let mut live = bodies.begin_live(&file).unwrap();
+        let whole = noise(30_000);
+        let mut at = 0;
+        for length in pieces {
+            live.append(&whole[at..at + length]).unwrap();
+            at += length;
+        }
+        drop(live);
+        rewrite(&file, |bytes| bytes.truncate(cut.index(bytes.len() + 1)));
+        let read = so_far(&mut bodies.open_live(&file).unwrap());
+        prop_assert!(whole[..at].starts_with(&read));
     }
 
     #[test]

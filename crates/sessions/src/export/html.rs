@@ -269,7 +269,7 @@ fn happening(out: &mut impl Write, event: &Happening, failed: bool) -> Result<()
 }
 
 fn terminal(out: &mut impl Write, step: &Step, recording: Recording) -> Result<(), ExportError> {
-    let integrity = recording.check()?;
+    let integrity = recording.check();
     let film = Film::of(recording)?;
     writeln!(
         out,
@@ -285,7 +285,7 @@ fn terminal(out: &mut impl Write, step: &Step, recording: Recording) -> Result<(
          <label><input type=\"checkbox\" class=\"idle\" checked> Skip idle</label></div>",
         command = text(&step.command),
     )?;
-    let bad = matches!(integrity, Integrity::Changed(_) | Integrity::Missing(_));
+    let bad = !matches!(integrity, Integrity::Intact | Integrity::Unfinished);
     write!(out, "<figcaption class=\"{}\">{}", if bad { "bad" } else { "" }, text(&integrity.to_string()))?;
     if let Some(exit) = &film.exit {
         write!(out, " · ended: {}", text(exit))?;
@@ -306,7 +306,7 @@ fn terminal(out: &mut impl Write, step: &Step, recording: Recording) -> Result<(
 
 /// A command without a terminal: what it wrote, as it wrote it.
 fn outputs(out: &mut impl Write, recording: &Recording) -> Result<(), ExportError> {
-    let integrity = recording.check()?;
+    let integrity = recording.check();
     let (mut shown, mut block, mut length) = (String::new(), None, 0);
     let end = read_text(recording, |source, piece| {
         if block != Some(source) {
@@ -327,7 +327,7 @@ fn outputs(out: &mut impl Write, recording: &Recording) -> Result<(), ExportErro
     if block.is_some() {
         shown.push_str("</pre>");
     }
-    let bad = matches!(integrity, Integrity::Changed(_) | Integrity::Missing(_));
+    let bad = !matches!(integrity, Integrity::Intact | Integrity::Unfinished);
     write!(out, "<figure class=\"outputs\">{shown}<figcaption class=\"{}\">", if bad { "bad" } else { "" })?;
     write!(out, "{}", text(&integrity.to_string()))?;
     if let Some(exit) = &end.exit {

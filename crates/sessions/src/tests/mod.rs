@@ -5,6 +5,8 @@ mod recordings;
 mod sessions;
 
 use std::convert::Infallible;
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use crate::{IDLE, Item, Scope, SessionList, Step, Summary, Timeline};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
-use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer};
+use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer, RecordingPart};
 use portcullis_core::{
     AuditId, Body, Channel, Classifier, Direction, ErrorFormat, Event, EventKind, EventSink, Grant, Identity,
     RedactedCopy, Redactor, Refusal, RequestInfo, StreamEnd, StreamFrame, StreamInfo, StreamPlan,
@@ -63,6 +65,19 @@ impl Log {
 
     pub(super) fn reader(&self) -> AuditReader {
         AuditReader::new(self.dir.path())
+    }
+
+    /// Ends the log, and lays a part of a recording open as an earlier version kept it: as a plain file.
+    pub(super) async fn lay_open(&self, part: &RecordingPart) -> PathBuf {
+        self.audit.close().await;
+        let (reader, file) = (self.reader(), self.reader().recording(&part.file));
+        if !file.exists() {
+            let mut bytes = Vec::new();
+            reader.open_recording(part).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+            assert!(reader.recordings().remove(part.sha256).unwrap());
+            std::fs::write(&file, bytes).unwrap();
+        }
+        file
     }
 
     pub(super) async fn event(&self, event: Event) {

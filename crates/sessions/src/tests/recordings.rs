@@ -7,6 +7,7 @@ use super::{Log, With, exit, pass};
 use crate::cast::{EventKind, Source};
 use crate::{Integrity, Player, Recording, read_text};
 use portcullis_core::Channel;
+use portcullis_ledger::BodyKeys;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -84,7 +85,7 @@ proptest! {
             exit(stage, 0).await;
 
             let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
-            prop_assert_eq!(recording.check().unwrap(), Integrity::Intact);
+            prop_assert_eq!(recording.check(), Integrity::Intact);
             let (mut texts, mut shown, mut order) = <([String; 3], Vec<(u16, u16)>, Vec<usize>)>::default();
             let (mut playback, mut time, mut exits) = (recording.play(), Duration::ZERO, Vec::new());
             while let Some(event) = playback.next_event().unwrap() {
@@ -135,14 +136,14 @@ proptest! {
                 pass(&mut *stage, Channel::Stdout, format!("line {line}\r\n"));
             }
             exit(stage, 0).await;
-            let file = log.dir.path().join("recordings").join(format!("{id}.cast"));
+            let file = log.lay_open(&log.step(id).stream.unwrap().recording[0]).await;
             let mut bytes = std::fs::read(&file).unwrap();
             bytes.truncate(cut.index(bytes.len()));
             let whole_lines = bytes.iter().filter(|byte| **byte == b'\n').count();
             bytes.extend(noise);
             std::fs::write(&file, &bytes).unwrap();
             let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
-            prop_assert!(matches!(recording.check().unwrap(), Integrity::Changed(_)));
+            prop_assert!(matches!(recording.check(), Integrity::Changed(_)));
             let mut player = Player::new(recording);
             let mut outputs = 0;
             while let Some(event) = player.step().unwrap() {
@@ -218,12 +219,13 @@ async fn a_part_that_is_gone_is_said_and_the_rest_is_played() {
     let whole: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
     assert_eq!(text.lines().collect::<Vec<_>>(), whole);
     let second = format!("{id}.2.cast");
-    std::fs::remove_file(log.dir.path().join("recordings").join(&second)).unwrap();
+    let file = log.lay_open(&log.step(id).stream.unwrap().recording[1]).await;
+    std::fs::remove_file(file).unwrap();
     let end = read(&mut text);
     assert_eq!(end.problems, [format!("{second}: it is not there any more")]);
     assert_eq!(end.exit.as_deref(), Some("0"));
     assert!(text.starts_with("line 0\n") && text.ends_with("line 99\n") && text.lines().count() < 100);
-    assert_eq!(recording.check().unwrap(), Integrity::Missing(second));
+    assert_eq!(recording.check(), Integrity::Missing(second));
 }
 
 #[tokio::test]
@@ -252,4 +254,64 @@ async fn an_export_as_asciicast_is_the_recording_in_one() {
     assert_eq!(events.iter().filter(|event| event[1] == "o").count(), 30);
     assert_eq!(events[2], serde_json::json!([0.02, "o", "\x1b]0;1\x07\u{9b}m"]));
     assert_eq!(events.last().unwrap()[2], "3");
+}
+
+/// What a playback says from where it stands to the end of what is written.
+fn heard(playback: &mut crate::Playback) -> String {
+    let mut text = String::new();
+    while let Some(event) = playback.next_event().unwrap() {
+        match event.kind {
+            EventKind::Output(_, piece) => text += &piece,
+            EventKind::Problem(what) => panic!("{what}"),
+            _ => {}
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_session_is_followed_while_its_parts_move_into_the_store() {
+    for keys in [BodyKeys::default(), BodyKeys::new([[7; 32]])] {
+        let given = keys.clone();
+        let log = Log::with(move |options| {
+            let small = options.recording_part(200).recording_limit(10_000);
+            small.ledger(|ledger| ledger.body_keys(given))
+        });
+        let reader = log.reader().body_keys(keys.clone());
+        let (id, mut stage) = log.stream("/pods/web/exec?command=sh", With::default()).await;
+        pass(&mut *stage, Channel::Stdout, "line 0\n");
+        let mut playback = Recording::of(&log.step(id), &reader).unwrap().play();
+        assert_eq!(heard(&mut playback), "line 0\n");
+        for line in 1..20 {
+            pass(&mut *stage, Channel::Stdout, format!("line {line}\n"));
+        }
+        // The follower has not looked for a while; the parts it has not seen have gone from where they were.
+        let moved = || {
+            (1..4).all(|part| {
+                let name = if part == 1 { format!("{id}.cast") } else { format!("{id}.{part}.cast") };
+                !reader.recording(&name).exists()
+            })
+        };
+        while !moved() {
+            tokio::task::yield_now().await;
+        }
+        let more: String = (1..20).map(|line| format!("line {line}\n")).collect();
+        assert_eq!(heard(&mut playback), more);
+        pass(&mut *stage, Channel::Stdout, "last\n");
+        assert_eq!(heard(&mut playback), "last\n");
+        exit(stage, 0).await;
+        assert_eq!(heard(&mut playback), "");
+        assert!(playback.has_exited());
+
+        let recording = Recording::of(&log.step(id), &reader).unwrap();
+        assert_eq!(recording.check(), Integrity::Intact);
+        assert_eq!(heard(&mut recording.play()), format!("line 0\n{more}last\n"));
+        if !keys.is_empty() {
+            let blind = Recording::of(&log.step(id), &log.reader()).unwrap();
+            assert!(
+                matches!(blind.check(), Integrity::Unreadable(why) if why.contains("which is not there"))
+            );
+            assert!(blind.play().next_event().is_err());
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! `portcullis audit`: searching, reading and verifying the record, on this machine or through a gateway.
 
+mod cosign;
+mod new_body_key;
 mod prove;
+mod prune;
 mod reindex;
 mod rotate_key;
 mod search;
@@ -9,10 +12,12 @@ mod source;
 mod tail;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anstream::eprintln;
 use clap::{Args, Subcommand};
-use portcullis_ledger::ReadError;
+use portcullis_audit::AuditReader;
+use portcullis_ledger::{BodyKeys, ReadError};
 use portcullis_search::{FIELDS, IndexError, Query};
 
 use super::{CliError, Failure};
@@ -26,6 +31,12 @@ pub(crate) enum AuditCommand {
     Show(show::ShowArgs),
     /// Write a proof that a record is in the log, for somebody who has nothing but the log's public key
     Prove(prove::ProveArgs),
+    /// Keep what a witness says of the log's checkpoint
+    Cosign(cosign::CosignArgs),
+    /// Drop bodies and recordings that are older than the configuration says
+    Prune(prune::PruneArgs),
+    /// Make a key for `audit.bodyKeyFiles`
+    NewBodyKey(new_body_key::NewBodyKeyArgs),
     /// Give the log a new key
     RotateKey(rotate_key::RotateKeyArgs),
     /// Print the newest records, and follow
@@ -45,24 +56,61 @@ pub(crate) struct LogArgs {
     /// The gateway's configuration, which says where the log is
     #[arg(long, short, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
+
+/// Keys that the configuration does not name.
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// A key of encrypted bodies and recordings, besides those that the configuration names
+    #[arg(long, value_name = "FILE")]
+    body_key: Vec<PathBuf>,
 }
 
 impl LogArgs {
-    pub(crate) fn dir(&self) -> Result<PathBuf, CliError> {
+    /// The log, with the keys of its bodies.
+    pub(crate) fn reader(&self) -> Result<AuditReader, CliError> {
         let (ledger, config) = (self.ledger.as_deref(), self.config.as_deref());
-        log_dir(ledger, config)?.ok_or_else(|| Failure::usage("pass --ledger DIR or --config FILE").into())
+        let found = log_reader(ledger, config, &self.keys)?;
+        found.ok_or_else(|| Failure::usage("pass --ledger DIR or --config FILE").into())
+    }
+
+    pub(crate) fn dir(&self) -> Result<PathBuf, CliError> {
+        Ok(self.reader()?.dir().to_owned())
+    }
+
+    /// The keys of its bodies.
+    fn body_keys(&self) -> Result<BodyKeys, CliError> {
+        body_keys(self.config.as_deref().map(Config::load).transpose()?.as_ref(), &self.keys)
     }
 }
 
-fn log_dir(
-    ledger: Option<&std::path::Path>,
-    config: Option<&std::path::Path>,
-) -> Result<Option<PathBuf>, CliError> {
-    match (ledger, config) {
-        (Some(dir), _) => Ok(Some(dir.to_owned())),
-        (None, Some(config)) => Ok(Some(ledger_dir(&Config::load(config)?.state_dir))),
-        (None, None) => Ok(None),
+fn log_reader(
+    ledger: Option<&Path>,
+    config: Option<&Path>,
+    keys: &KeyArgs,
+) -> Result<Option<AuditReader>, CliError> {
+    let config = config.map(Config::load).transpose()?;
+    let dir = match (ledger, &config) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Some(config)) => ledger_dir(&config.state_dir),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(AuditReader::new(dir).body_keys(body_keys(config.as_ref(), keys)?)))
+}
+
+/// Whoever reads the log need not have all its keys: what a configuration names and is not there is said, and the rest is read.
+fn body_keys(config: Option<&Config>, args: &KeyArgs) -> Result<BodyKeys, CliError> {
+    let named = config.map(|config| config.audit.body_key_files.as_slice()).unwrap_or_default();
+    let mut files = args.body_key.clone();
+    for file in named {
+        match BodyKeys::from_files([file]) {
+            Ok(_) => files.push(file.clone()),
+            Err(error) => eprintln!("{error}: what is encrypted with it cannot be read"),
+        }
     }
+    BodyKeys::from_files(files).map_err(|error| Failure::usage(error.to_string()).into())
 }
 
 pub(crate) async fn audit(command: AuditCommand) -> Result<u8, CliError> {
@@ -71,6 +119,9 @@ pub(crate) async fn audit(command: AuditCommand) -> Result<u8, CliError> {
         AuditCommand::Show(args) => show::show(args).await,
         AuditCommand::Tail(args) => tail::tail(args).await,
         AuditCommand::Prove(args) => prove::prove(args),
+        AuditCommand::Cosign(args) => cosign::cosign(args),
+        AuditCommand::Prune(args) => prune::prune(&args),
+        AuditCommand::NewBodyKey(args) => new_body_key::new_body_key(&args),
         AuditCommand::RotateKey(args) => rotate_key::rotate_key(args),
         AuditCommand::Verify(args) => verify::verify(args),
         AuditCommand::Reindex(args) => reindex::reindex(args).await,
@@ -111,3 +162,6 @@ fn fields() -> String {
     let fields = FIELDS.iter().map(|field| (field.name, field.help)).chain(times);
     fields.map(|(name, help)| format!("  {name:<10} {help}\n")).collect()
 }
+
+#[cfg(test)]
+mod tests;

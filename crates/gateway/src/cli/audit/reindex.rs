@@ -1,7 +1,5 @@
 //! `portcullis audit reindex`.
 
-use std::path::Path;
-
 use anstream::println;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,25 +22,25 @@ pub(crate) struct ReindexArgs {
 }
 
 pub(super) async fn reindex(args: ReindexArgs) -> Result<u8, CliError> {
-    let dir = args.log.dir()?;
-    let progress = bar(&dir, 0)?;
-    let indexed = portcullis_search::reindex(&dir, u64::MAX, |at| progress.set_position(at)).await;
+    let reader = args.log.reader()?;
+    let progress = bar(&reader, 0)?;
+    let indexed = portcullis_search::reindex(reader, u64::MAX, |at| progress.set_position(at)).await;
     progress.finish_and_clear();
     println!("{GREEN}✔{PLAIN} {} records are in the new index", indexed.map_err(unsearchable)?);
     Ok(0)
 }
 
 /// Brings an index up to date, and shows how far it is where that takes long.
-pub(super) async fn catch_up(indexer: &mut Indexer, dir: &Path) -> Result<(), CliError> {
-    let progress = bar(dir, indexer.indexed())?;
+pub(super) async fn catch_up(indexer: &mut Indexer, log: &AuditReader) -> Result<(), CliError> {
+    let progress = bar(log, indexer.indexed())?;
     let done = indexer.catch_up(u64::MAX, |at| progress.set_position(at)).await;
     progress.finish_and_clear();
     done.map_err(unsearchable)
 }
 
-fn bar(dir: &Path, from: u64) -> Result<ProgressBar, CliError> {
+fn bar(log: &AuditReader, from: u64) -> Result<ProgressBar, CliError> {
     // The last segment's records are not counted yet: about what the others have.
-    let starts = AuditReader::new(dir).segments().map_err(unreadable)?;
+    let starts = log.segments().map_err(unreadable)?;
     let last = starts.last().copied().unwrap_or_default();
     let about = last + last / (starts.len().max(2) as u64 - 1);
     if about.saturating_sub(from) < WORTH_SHOWING {

@@ -2,7 +2,7 @@
 
 use anstream::println;
 use clap::Args;
-use portcullis_audit::{AuditReader, BodyCopy, Intent, Record, Stored};
+use portcullis_audit::{BodyCopy, Intent, Record, Stored};
 use portcullis_core::AuditId;
 
 use super::{
@@ -95,8 +95,8 @@ fn kept(intent: &Intent) -> Option<portcullis_ledger::Hash> {
 }
 
 fn body(source: &Source, name: &str, digest: Option<portcullis_ledger::Hash>) {
-    let (Some(digest), Source::Files(dir)) = (digest, source) else { return };
-    match AuditReader::new(dir).bodies().read(digest) {
+    let (Some(digest), Source::Files(reader)) = (digest, source) else { return };
+    match reader.bodies().read(digest) {
         Ok(Some(body)) => {
             println!("  {BOLD}{name}{PLAIN}");
             for line in String::from_utf8_lossy(&body).lines() {

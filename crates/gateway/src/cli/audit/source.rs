@@ -3,11 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use portcullis_audit::{Entry, Stored};
+use portcullis_audit::{AuditReader, Entry, Stored};
 use portcullis_search::{Follower, Indexer, MOST_HITS, Query, Searcher};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use super::{log_dir, unsearchable};
+use super::{KeyArgs, log_reader, unsearchable};
 use crate::{
     api::audit::{Found, RecordView},
     cli::{CliError, Failure},
@@ -27,19 +27,21 @@ pub(crate) struct SourceArgs {
     #[arg(long, short, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
     gateway: GatewayArgs,
 }
 
 /// A record that can be read.
 pub(crate) enum Source {
-    Files(PathBuf),
+    Files(AuditReader),
     Gateway(Gateway),
 }
 
 impl SourceArgs {
     pub(crate) async fn open(&self) -> Result<Source, CliError> {
-        match log_dir(self.ledger.as_deref(), self.config.as_deref())? {
-            Some(dir) => Ok(Source::Files(dir)),
+        match log_reader(self.ledger.as_deref(), self.config.as_deref(), &self.keys)? {
+            Some(reader) => Ok(Source::Files(reader)),
             None => Ok(Source::Gateway(self.gateway.connect().await?)),
         }
     }
@@ -54,13 +56,15 @@ impl Source {
         limit: usize,
     ) -> Result<Found, CliError> {
         match self {
-            Self::Files(dir) => {
+            Self::Files(reader) => {
                 // Where no gateway keeps the index up to date, we do.
-                if let Ok(mut indexer) = Indexer::open(dir).await {
-                    super::reindex::catch_up(&mut indexer, dir).await?;
+                if let Ok(mut indexer) = Indexer::open(reader.clone()).await {
+                    super::reindex::catch_up(&mut indexer, reader).await?;
                 }
-                let page =
-                    Searcher::new(dir).search(query, before, limit, u64::MAX).await.map_err(unsearchable)?;
+                let page = Searcher::new(reader.clone())
+                    .search(query, before, limit, u64::MAX)
+                    .await
+                    .map_err(unsearchable)?;
                 let items = page.hits.into_iter().map(RecordView::of).collect();
                 Ok(Found { items, next: page.next, freshness: page.freshness })
             }
@@ -77,8 +81,7 @@ impl Source {
     /// The record `index`, if there is one.
     pub(crate) async fn record(&self, index: u64) -> Result<Option<Stored>, CliError> {
         match self {
-            Self::Files(dir) => {
-                let reader = portcullis_audit::AuditReader::new(dir);
+            Self::Files(reader) => {
                 let mut records = reader.records(index).map_err(super::unreadable)?;
                 Ok(records.next().transpose().map_err(super::unreadable)?)
             }
@@ -104,9 +107,9 @@ impl Source {
         mut each: impl FnMut(&Stored) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         match self {
-            Self::Files(dir) => {
+            Self::Files(reader) => {
                 let (newest, mut follower) =
-                    Follower::newest(dir, query, intents, lines).await.map_err(unsearchable)?;
+                    Follower::newest(reader.clone(), query, intents, lines).await.map_err(unsearchable)?;
                 newest.iter().try_for_each(&mut each)?;
                 if !follow {
                     return Ok(());

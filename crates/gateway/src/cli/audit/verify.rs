@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anstream::println;
 use clap::Args;
 use portcullis_audit::AuditVerifier;
-use portcullis_ledger::{Proof, ReadError, VerifyingKey};
+use portcullis_ledger::{Proof, ReadError, VerifyingKey, WitnessKey};
 
 use super::{LogArgs, unreadable};
 use crate::cli::{
@@ -14,7 +14,10 @@ use crate::cli::{
 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 the log is what it was, or the record is in it, 65 not.")]
+#[command(
+    after_help = "Exit codes: 0 the log and all that it names is what it was, or the record is in it, 65 not, \
+    77 the log is, but not everything that it names could be read: pass its keys."
+)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     log: LogArgs,
@@ -24,8 +27,11 @@ pub(crate) struct VerifyArgs {
     /// A checkpoint kept elsewhere, which the log must contain
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
+    /// The public key of a witness, as NAME+ID+KEY, which must have cosigned a checkpoint
+    #[arg(long, value_name = "VKEY")]
+    witness: Vec<WitnessKey>,
     /// Verify this proof instead of a log: of `portcullis audit prove`
-    #[arg(long, value_name = "FILE", requires = "key", conflicts_with_all = ["ledger", "checkpoint"])]
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with_all = ["ledger", "checkpoint", "witness"])]
     proof: Option<PathBuf>,
 }
 
@@ -39,6 +45,8 @@ pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
         // The newest stands first; the log says how it followed from the others.
         Some(file) => AuditVerifier::with_key(&dir, keys(file)?.swap_remove(0)),
     };
+    verifier = verifier.body_keys(args.log.body_keys()?);
+    verifier = args.witness.into_iter().fold(verifier, AuditVerifier::witness);
     for file in &args.checkpoint {
         let note = std::fs::read_to_string(file)?;
         verifier =
@@ -61,8 +69,11 @@ pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
             changed.index
         );
     }
-    let (mark, code) =
-        if report.is_ok() { (format!("{GREEN}✔{PLAIN}"), 0) } else { (format!("{RED}✘{PLAIN}"), 65) };
+    let (mark, code) = match (report.is_ok(), report.is_complete()) {
+        (true, true) => (format!("{GREEN}✔{PLAIN}"), 0),
+        (true, false) => (format!("{GREEN}✔{PLAIN}"), 77),
+        (false, _) => (format!("{RED}✘{PLAIN}"), 65),
+    };
     println!("{mark} {} records, root {}", report.log.size, report.log.root);
     println!("  checkpoint  {} signed by {}", report.log.checkpoint.size, report.log.checkpoint.origin);
     println!(
@@ -71,7 +82,13 @@ pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
         report.outcomes,
         report.open.len()
     );
+    for cosignature in &report.log.cosignatures {
+        println!("  witness     {} at {}", cosignature.witness, cosignature.timestamp);
+    }
     println!("  bodies      {} as recorded, {} dropped by retention", report.stored, report.missing);
+    if let Some(why) = &report.unreadable_why {
+        println!("  {BOLD}unread      {}{PLAIN}: {why}", report.unreadable);
+    }
     Ok(code)
 }
 

@@ -2,7 +2,6 @@
 
 use anstream::println;
 use clap::Args;
-use portcullis_audit::AuditReader;
 use portcullis_core::{Clock, SystemClock, Timestamp};
 use portcullis_sessions::{IDLE, SessionList, Summary, clean, words};
 
@@ -31,7 +30,7 @@ pub(crate) struct ListArgs {
 }
 
 pub(super) fn list(args: ListArgs) -> Result<(), CliError> {
-    let reader = AuditReader::new(args.log.dir()?);
+    let reader = args.log.reader()?;
     let now = SystemClock.now();
     // A day has 24 hours.
     let ago = |span: jiff::Span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());

@@ -58,7 +58,7 @@ struct Found {
 impl Found {
     /// The session with this id, or of the request with it.
     fn find(log: &LogArgs, id: &str) -> Result<Self, CliError> {
-        let reader = AuditReader::new(log.dir()?);
+        let reader = log.reader()?;
         let records = || reader.records(0).map_err(unreadable);
         let scope = |id: &str| -> Result<Option<Scope>, CliError> {
             Scope::find(id, records()?, SystemClock.now(), IDLE).map_err(unreadable)

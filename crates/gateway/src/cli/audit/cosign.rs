@@ -1,0 +1,54 @@
+//! `portcullis audit cosign`.
+
+use std::{
+    io::{ErrorKind, Read},
+    path::PathBuf,
+};
+
+use anstream::println;
+use clap::Args;
+use portcullis_ledger::{Reader, WitnessKey};
+
+use super::LogArgs;
+use crate::cli::{
+    CliError, Failure,
+    output::{GREEN, PLAIN},
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The note is one of this log's checkpoints with the lines of witnesses (C2SP tlog-cosignature). It is kept in the file \
+checkpoint.cosigned, if it is not older than what is there. The gateway may be running.
+
+Exit codes: 0 kept, 65 it is not this log's, or no such witness has cosigned it.")]
+pub(crate) struct CosignArgs {
+    /// The cosigned checkpoint
+    file: PathBuf,
+    /// The public key of a witness, as NAME+ID+KEY
+    #[arg(long, value_name = "VKEY", required = true)]
+    witness_key: Vec<WitnessKey>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// The most that is read of a note, in bytes.
+const MOST_NOTE: u64 = 1024 * 1024;
+
+pub(super) fn cosign(args: CosignArgs) -> Result<u8, CliError> {
+    let mut note = String::new();
+    std::fs::File::open(&args.file)?.take(MOST_NOTE).read_to_string(&mut note)?;
+    let kept = Reader::new(args.log.dir()?).keep_cosignatures(&note, &args.witness_key);
+    let kept = kept.map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => Failure::new(65, format!("{}: {error}", args.file.display())),
+        _ => Failure::new(74, error.to_string()),
+    })?;
+    if kept.is_empty() {
+        return Err(
+            Failure::new(65, format!("{}: no such witness has cosigned it", args.file.display())).into()
+        );
+    }
+    for cosignature in kept {
+        println!("{GREEN}✔{PLAIN} {} at {}", cosignature.witness, cosignature.timestamp);
+    }
+    Ok(0)
+}
