@@ -69,35 +69,38 @@ pub(crate) struct KeyArgs {
 }
 
 impl LogArgs {
+    pub(crate) fn dir(&self) -> Result<PathBuf, CliError> {
+        let config = self.config.as_deref().map(Config::load).transpose()?;
+        log_dir(self.ledger.as_deref(), config.as_ref()).ok_or_else(unnamed)
+    }
+
     /// The log, with the keys of its bodies.
     pub(crate) fn reader(&self) -> Result<AuditReader, CliError> {
-        let (ledger, config) = (self.ledger.as_deref(), self.config.as_deref());
-        let found = log_reader(ledger, config, &self.keys)?;
-        found.ok_or_else(|| Failure::usage("pass --ledger DIR or --config FILE").into())
+        let (dir, keys) = self.dir_and_keys()?;
+        Ok(AuditReader::new(dir).body_keys(keys))
     }
 
-    pub(crate) fn dir(&self) -> Result<PathBuf, CliError> {
-        Ok(self.reader()?.dir().to_owned())
-    }
-
-    /// The keys of its bodies.
-    fn body_keys(&self) -> Result<BodyKeys, CliError> {
-        body_keys(self.config.as_deref().map(Config::load).transpose()?.as_ref(), &self.keys)
+    fn dir_and_keys(&self) -> Result<(PathBuf, BodyKeys), CliError> {
+        find_log(self.ledger.as_deref(), self.config.as_deref(), &self.keys)?.ok_or_else(unnamed)
     }
 }
 
-fn log_reader(
+fn unnamed() -> CliError {
+    Failure::usage("pass --ledger DIR or --config FILE").into()
+}
+
+fn log_dir(ledger: Option<&Path>, config: Option<&Config>) -> Option<PathBuf> {
+    ledger.map(Path::to_owned).or_else(|| config.map(|config| ledger_dir(&config.state_dir)))
+}
+
+fn find_log(
     ledger: Option<&Path>,
     config: Option<&Path>,
     keys: &KeyArgs,
-) -> Result<Option<AuditReader>, CliError> {
+) -> Result<Option<(PathBuf, BodyKeys)>, CliError> {
     let config = config.map(Config::load).transpose()?;
-    let dir = match (ledger, &config) {
-        (Some(dir), _) => dir.to_owned(),
-        (None, Some(config)) => ledger_dir(&config.state_dir),
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(AuditReader::new(dir).body_keys(body_keys(config.as_ref(), keys)?)))
+    let Some(dir) = log_dir(ledger, config.as_ref()) else { return Ok(None) };
+    Ok(Some((dir, body_keys(config.as_ref(), keys)?)))
 }
 
 /// Whoever reads the log need not have all its keys: what a configuration names and is not there is said, and the rest is read.

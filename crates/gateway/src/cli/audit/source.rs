@@ -7,7 +7,7 @@ use portcullis_audit::{AuditReader, Entry, Stored};
 use portcullis_search::{Follower, Indexer, MOST_HITS, Query, Searcher};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use super::{KeyArgs, log_reader, unsearchable};
+use super::{KeyArgs, find_log, unsearchable};
 use crate::{
     api::audit::{Found, RecordView},
     cli::{CliError, Failure},
@@ -40,8 +40,8 @@ pub(crate) enum Source {
 
 impl SourceArgs {
     pub(crate) async fn open(&self) -> Result<Source, CliError> {
-        match log_reader(self.ledger.as_deref(), self.config.as_deref(), &self.keys)? {
-            Some(reader) => Ok(Source::Files(reader)),
+        match find_log(self.ledger.as_deref(), self.config.as_deref(), &self.keys)? {
+            Some((dir, keys)) => Ok(Source::Files(AuditReader::new(dir).body_keys(keys))),
             None => Ok(Source::Gateway(self.gateway.connect().await?)),
         }
     }

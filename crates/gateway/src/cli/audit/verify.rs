@@ -39,13 +39,13 @@ pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
     if let (Some(proof), Some(key)) = (&args.proof, &args.key) {
         return verify_proof(proof, &keys(key)?);
     }
-    let dir = args.log.dir()?;
+    let (dir, keys_of_bodies) = args.log.dir_and_keys()?;
     let mut verifier = match &args.key {
         None => AuditVerifier::open(&dir).map_err(unreadable)?,
         // The newest stands first; the log says how it followed from the others.
         Some(file) => AuditVerifier::with_key(&dir, keys(file)?.swap_remove(0)),
     };
-    verifier = verifier.body_keys(args.log.body_keys()?);
+    verifier = verifier.body_keys(keys_of_bodies);
     verifier = args.witness.into_iter().fold(verifier, AuditVerifier::witness);
     for file in &args.checkpoint {
         let note = std::fs::read_to_string(file)?;
