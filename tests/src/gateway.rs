@@ -14,6 +14,7 @@ use tokio::process::Command;
 use crate::audit_log::{AuditEvent, Mark};
 use crate::ca::TestCa;
 use crate::cluster::{Cluster, gateway_binary};
+use crate::disk::Disk;
 use crate::http_client::{Answer, HttpClient};
 use crate::idp::Idp;
 use crate::kubectl::Kubectl;
@@ -40,6 +41,7 @@ pub struct Gateway {
     mark: Mark,
     ca: TestCa,
     dir: TempDir,
+    disk: Disk,
     process: Option<Running>,
 }
 
@@ -51,6 +53,11 @@ impl Gateway {
 
     /// Starts one whose configuration has been changed: `config["hold"]["holdFor"] = "2s".into()`.
     pub async fn configured(cluster: &Cluster, change: impl FnOnce(&mut Value)) -> Self {
+        Self::on_disk(cluster, Disk::Sound, change).await
+    }
+
+    /// As [`configured`](Self::configured), with its state on such a disk.
+    pub async fn on_disk(cluster: &Cluster, disk: Disk, change: impl FnOnce(&mut Value)) -> Self {
         let idp = Idp::start().await;
         let ca = TestCa::new();
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -68,6 +75,7 @@ impl Gateway {
             mark,
             ca,
             dir,
+            disk,
             process: None,
         };
         gateway.write_config(&config);
@@ -78,12 +86,7 @@ impl Gateway {
     /// Starts it after [`stop`](Self::stop) or [`kill`](Self::kill): same state, same ports, so the
     /// kubeconfigs that are out there go on working.
     pub async fn start_again(&mut self) {
-        assert!(self.process.is_none(), "it is running");
-        // With the signal ignored, a limit on file sizes is an error of `write`, as a full disk is.
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(gateway_binary());
-        shell.args(["serve", "--config"]).arg(self.config_file());
-        let mut process = Running::start(self.dress(shell));
+        let mut process = self.spawn();
         let said = process.wait_for_error(|said| ready_line(said).is_some() || said.contains("cannot start"));
         let said = said.await;
         let ready = ready_line(&said).unwrap_or_else(|| panic!("the gateway did not start: {said}"));
@@ -106,6 +109,36 @@ impl Gateway {
                 .then_some(())
         })
         .await;
+    }
+
+    /// Starts it and kills it (SIGKILL) when it has said so many lines, if it is not ready before.
+    pub async fn die_while_starting(&mut self, lines: usize) {
+        let mut process = self.spawn();
+        let started = |said: &str| said.lines().count() >= lines || ready_line(said).is_some();
+        process.wait_for_error(started).await;
+        process.kill().await;
+    }
+
+    fn spawn(&self) -> Running {
+        assert!(self.process.is_none(), "it is running");
+        let state = self.dir.path().join("state");
+        let mut shell = self.disk.shell(&state, &self.fault());
+        shell.arg(gateway_binary()).args(["serve", "--config"]).arg(self.config_file());
+        Running::start(self.dress(shell))
+    }
+
+    /// From now on its [faulty](Disk::Faulty) disk fails with this error, `EIO` or `EROFS`.
+    pub fn break_disk(&self, error: &str) {
+        std::fs::write(self.fault(), error).expect("the test's directory is writable");
+    }
+
+    /// Its disk is sound again.
+    pub fn repair_disk(&self) {
+        std::fs::remove_file(self.fault()).expect("it was broken");
+    }
+
+    fn fault(&self) -> PathBuf {
+        self.dir.path().join("fault")
     }
 
     /// Ends it with SIGTERM, which drains, and returns what it logged. It must end well.
@@ -256,8 +289,8 @@ impl Gateway {
 
     /// Everything on record so far, as `portcullis audit tail` prints it.
     pub async fn records(&self) -> Records {
-        let config = text(&self.config_file());
-        let tail = ["audit", "tail", "--config", &config, "--json", "--intents", "-n", "1000000"];
+        let ledger = text(&self.state_dir().join("ledger"));
+        let tail = ["audit", "tail", "--ledger", &ledger, "--json", "--intents", "-n", "1000000"];
         let printed = Running::start(self.command(&tail)).finish().await.ok();
         let entry = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         Records { entries: printed.lines().map(entry).collect() }
@@ -323,7 +356,11 @@ impl Gateway {
 
     /// The state directory: ledger, recordings, keys, tickets.
     pub fn state_dir(&self) -> PathBuf {
-        self.dir.path().join("state")
+        let state = self.dir.path().join("state");
+        match (&self.disk, self.process.as_ref().and_then(Running::pid)) {
+            (Disk::Small { .. }, Some(pid)) => Disk::of_process(pid, &state),
+            _ => state,
+        }
     }
 
     /// A directory that lives as long as the gateway.

@@ -220,6 +220,15 @@ impl RawConnection {
 
 /// A TLS connection to an `https://HOST:PORT` whose certificate this authority signed, for this protocol (ALPN).
 pub(crate) async fn tls_stream(url: &str, ca: &Path, protocol: &str) -> TlsStream<TcpStream> {
+    try_tls_stream(url, ca, protocol).await.expect("somebody listens, and speaks TLS")
+}
+
+/// As [`tls_stream`], where nobody may listen.
+pub(crate) async fn try_tls_stream(
+    url: &str,
+    ca: &Path,
+    protocol: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let authority = url.strip_prefix("https://").expect("an https URL").trim_end_matches('/');
     let mut roots = rustls::RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(ca).expect("a certificate authority in PEM");
@@ -231,11 +240,11 @@ pub(crate) async fn tls_stream(url: &str, ca: &Path, protocol: &str) -> TlsStrea
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let tcp = TcpStream::connect(authority).await.expect("somebody listens");
-    tcp.set_nodelay(true).expect("a socket");
+    let tcp = TcpStream::connect(authority).await?;
+    tcp.set_nodelay(true)?;
     let name = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned();
     let name = ServerName::try_from(name).expect("a host's name");
-    TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.expect("a TLS handshake")
+    TlsConnector::from(Arc::new(tls)).connect(name, tcp).await
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

@@ -7,11 +7,13 @@
 //! cargo xtask setup             the clients that tests use, below target/tools
 //! cargo xtask schema --check    is docs/config.schema.json what the binary says?
 //! cargo xtask bench proxy       figures
+//! cargo xtask crash             the gateway killed 200 times under load: is anything lost?
 //! ```
 
 mod bench;
 mod cluster;
 mod command;
+mod crash;
 mod docs;
 mod layers;
 mod lint;
@@ -63,6 +65,11 @@ enum Chore {
     Schema(schema::Options),
     /// Measure, in a release build
     Bench(bench::Options),
+    /// Kill the gateway under load, again and again, and see whether anything is lost
+    ///
+    /// What `cargo xtask test` does 20 times, for longer: after each kill the log is verified, against every checkpoint so
+    /// far, and compared with what the API server saw and with what clients were told.
+    Crash(crash::Options),
 }
 
 /// What a chore ends with. The text has been chosen for the person who ran it.
@@ -104,6 +111,7 @@ fn main() -> ExitCode {
         Chore::Setup => setup::run().map(drop),
         Chore::Schema(options) => schema::run(&options),
         Chore::Bench(options) => bench::run(&options),
+        Chore::Crash(options) => crash::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

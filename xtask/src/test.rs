@@ -178,15 +178,23 @@ fn demo() -> Result {
     ]))
 }
 
-/// A cluster of its own, so that its audit log has this run's requests and no others.
 fn end_to_end() -> Result {
+    let (mut tests, cluster) = against_cluster("e2e")?;
+    heading("End-to-end tests");
+    let result = command::run(&mut tests);
+    cluster.down()?;
+    result
+}
+
+/// The end-to-end tests, to be run, and the cluster they run against: one of their own, so that its audit log has this
+/// run's requests and no others.
+pub(crate) fn against_cluster(name: &str) -> Result<(Command, Instance)> {
     let tools = setup::run()?;
     heading("Gateway");
     let gateway = gateway()?;
-    let cluster = Instance::named("e2e");
+    let cluster = Instance::named(name);
     cluster.down()?;
     cluster.up()?;
-    heading("End-to-end tests");
     let mut tests = cargo();
     tests
         .args(["test", "--package=portcullis-tests", "--locked"])
@@ -194,9 +202,7 @@ fn end_to_end() -> Result {
         .env("PORTCULLIS_TEST_TOOLS", command::target("tools"))
         .env("PORTCULLIS_TEST_GATEWAY", gateway)
         .env("PATH", first_on_path(&tools)?);
-    let result = command::run(&mut tests);
-    cluster.down()?;
-    result
+    Ok((tests, cluster))
 }
 
 fn first_on_path(dir: &std::path::Path) -> Result<std::ffi::OsString> {

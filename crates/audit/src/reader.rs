@@ -381,7 +381,8 @@ fn outcome_line(line: &mut String, outcome: &Outcome) -> std::fmt::Result {
     if let Some(refusal) = &outcome.refusal {
         write!(line, "  {}", refusal.code)?;
     }
-    let masked: u64 = outcome.masked.values().sum();
+    // Whoever wrote the record may have been anybody.
+    let masked = outcome.masked.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
     if masked > 0 {
         write!(line, "  masked={masked}")?;
     }
@@ -407,7 +408,8 @@ fn event_line(line: &mut String, event: &Event) -> std::fmt::Result {
         }
     }
     if let Some(progress) = StreamProgress::of(event) {
-        let (bytes, parts) = (progress.channels.values().sum::<u64>(), progress.parts.len());
+        let bytes = progress.channels.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        let parts = progress.parts.len();
         return write!(line, "  bytes={bytes}  parts={parts}");
     }
     event.details.iter().try_for_each(|(name, value)| match value.as_str() {

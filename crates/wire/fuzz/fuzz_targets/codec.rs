@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
 
 fn protocol(which: u8) -> StreamProtocol {
     let websocket = |name, purpose| StreamProtocol::websocket(name, purpose).expect("a known combination");
-    match which % 8 {
+    match which % 9 {
         0 => websocket(Some("v5.channel.k8s.io"), StreamPurpose::RemoteCommand),
         1 => websocket(None, StreamPurpose::RemoteCommand),
         2 => websocket(Some("v4.base64.channel.k8s.io"), StreamPurpose::RemoteCommand),
@@ -41,6 +41,7 @@ fn protocol(which: u8) -> StreamProtocol {
         4 => websocket(Some("base64.binary.k8s.io"), StreamPurpose::Messages),
         5 => StreamProtocol::Spdy(SpdyLayout::RemoteCommand),
         6 => StreamProtocol::SpdyTunnel(SpdyLayout::RemoteCommand),
+        7 => websocket(Some("base64.binary.k8s.io"), StreamPurpose::Watch),
         _ => StreamProtocol::Spdy(SpdyLayout::PortForward),
     }
 }
