@@ -79,6 +79,7 @@ impl Keeper {
         let _ = self.jobs.send(Job::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }
@@ -100,7 +101,8 @@ impl Work {
             if self.is_stopping() || self.writer.health().closed {
                 return;
             }
-            std::thread::sleep(PAUSE);
+            // Until then, or until `stop` says so.
+            std::thread::park_timeout(PAUSE);
         }
         parts.iter().take_while(|_| !self.is_stopping()).for_each(|part| self.keep_part(part));
     }
