@@ -17,7 +17,6 @@ async fn a_hostile_recording_is_played() {
     assert!(said.out().contains("\x1b]52;c;"), "kubectl passes it on: {said}");
     gateway.stop().await;
     let records = gateway.records().await;
-    #[expect(clippy::unwrap_used, reason = "without it there is no test")]
     let id = records.outcomes().find(|outcome| outcome.stream.is_some()).unwrap().id;
 
     // Stepped through from its beginning, event by event; then back, forward, and out.
