@@ -1,10 +1,6 @@
 //! Disks that fill up, fail, or become read-only below a gateway at work: what cannot be recorded does not happen, the
 //! gateway says why, goes on by itself when it can, and has lost nothing.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking, and so do its helpers"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
 use std::io::Write as _;
 use std::path::PathBuf;
