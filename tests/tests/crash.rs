@@ -2,11 +2,7 @@
 //! least what happened.
 //!
 //! `cargo xtask crash` runs it for longer; `PORTCULLIS_CRASH_ROUNDS` and `PORTCULLIS_CRASH_SEED` are what it sets.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking, and so do its helpers"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
 use portcullis_tests::{Chance, Cluster, Evidence, Gateway, Load, Told};
 use serde_json::{Value, json};

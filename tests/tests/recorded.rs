@@ -1,10 +1,6 @@
 //! What is on record of a session is what its client sent and was sent, and what the program in the container read: byte
 //! by byte, over both transports, however it was cut on the way.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking, and so do its helpers"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
 use portcullis_audit::{End, Outcome, StreamSummary};
 use portcullis_tests::{Chance, Cluster, Gateway, Kubectl, Running, Transport, exec};
