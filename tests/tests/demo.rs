@@ -1,6 +1,7 @@
 //! What the demo prints is what one can copy: its commands, run by a shell with real kubectl, in the order in which they stand
 //! there, with nothing filled in.
 
+use portcullis_audit::{AuditReader, Record, Recording};
 use portcullis_tests::{HttpClient, Running, gateway_binary, tool};
 use tokio::process::Command;
 
@@ -66,11 +67,16 @@ async fn what_it_prints_can_be_copied() {
 
     demo.terminate().await;
     demo.ended().await.ok();
-    let recordings = dir.path().join("state/ledger/recordings");
-    let mut recordings = std::fs::read_dir(recordings).expect("recordings");
-    let spoken = recordings.any(|file| {
-        let file = file.expect("a recording").path();
-        std::fs::read_to_string(file).is_ok_and(|cast| cast.contains("spoken in the pod"))
+    let reader = AuditReader::new(dir.path().join("state/ledger"));
+    let (records, _) =
+        reader.tail(1000, |stored| matches!(stored.entry.record, Record::Outcome(_))).expect("a log");
+    let spoken = records.into_iter().any(|stored| {
+        let Record::Outcome(outcome) = stored.entry.record else { return false };
+        let recording = outcome.stream.and_then(|stream| stream.recording);
+        recording.iter().flat_map(Recording::files).any(|part| {
+            let stored = reader.open_recording(&part).expect("a recording").expect("it is kept");
+            std::io::read_to_string(stored).is_ok_and(|cast| cast.contains("spoken in the pod"))
+        })
     });
     assert!(spoken, "the session was not recorded");
 }

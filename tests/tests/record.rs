@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use portcullis_audit::{End, Outcome};
+use portcullis_audit::{AuditReader, End, Outcome};
 use portcullis_tests::{Cluster, Gateway, Records, Transport, wait_until};
 use serde_json::{Value, json};
 
@@ -161,8 +161,10 @@ async fn sessions_with_what_was_said_in_them() {
         assert_eq!(session.exit, Some(3), "{session:?}");
         assert_eq!(session.channels["stdout"].bytes, 7, "{session:?}");
         let recording = session.recording.as_ref().unwrap();
-        let file = gateway.state_dir().join("ledger/recordings").join(&recording.file);
-        let cast = std::fs::read_to_string(&file).unwrap();
+        let reader = AuditReader::new(gateway.state_dir().join("ledger"));
+        let part = recording.files().next().unwrap();
+        let stored = reader.open_recording(&part).unwrap().expect("it is kept");
+        let cast = std::io::read_to_string(stored).unwrap();
         let mut lines = cast.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         assert_eq!(lines.next().unwrap()["version"], 2, "{cast}");
         let output: String = lines
@@ -171,14 +173,18 @@ async fn sessions_with_what_was_said_in_them() {
             .collect();
         assert!(output.contains("spoken"), "{cast}");
 
-        // One letter of it changed, and the log says so.
-        std::fs::write(&file, cast.replace("spoken", "broken")).unwrap();
+        // One bit of it changed, and the log says so.
+        let file = reader.recording_path(&part);
+        let sound = std::fs::read(&file).unwrap();
+        let mut changed = sound.clone();
+        changed[sound.len() / 2] ^= 1;
+        std::fs::write(&file, changed).unwrap();
         let config = gateway.config_file();
         let verify = ["audit", "verify", "--config", config.to_str().unwrap()];
         let found = gateway.cli("approver-amir", &verify).await;
         assert_eq!(found.code(), Some(65), "{found}");
-        assert!(found.out().contains(&recording.file), "{found}");
-        std::fs::write(&file, cast).unwrap();
+        assert!(found.out().contains(&file.file_name().unwrap().display().to_string()), "{found}");
+        std::fs::write(&file, sound).unwrap();
         gateway.cli("approver-amir", &verify).await.ok();
     }
     gateway.start_again().await;

@@ -10,8 +10,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Request, Response};
 use portcullis_core::{
-    Approval, Body, BoxError, BoxFuture, BufferedBody, CommitHooks, Committed, Decision, Grant, Identity,
-    Reason, RecordError, RedactedCopy, Refusal, Verdict, refuse,
+    Approval, Body, BoxError, BoxFuture, BufferedBody, CommitHooks, Committed, Decision, Ended, Grant,
+    Identity, Liveness, Reason, RecordError, RedactedCopy, Refusal, Verdict, refuse,
 };
 use portcullis_ledger::Hash;
 use tower_layer::Layer;
@@ -133,6 +133,16 @@ async fn commit(parts: &mut Parts) -> Result<Arc<Context>, Refusal> {
         hooks.run(&receipt).await?;
     }
     parts.extensions.insert(Committed::new(receipt));
+    // A stream in which nothing passes has nobody else to tell it that the log has failed.
+    let audit = context.audit.clone();
+    let recorded = Liveness::new(move || -> BoxFuture<'static, Ended> {
+        let failed = audit.failed();
+        Box::pin(async move {
+            failed.await;
+            Ended::Unrecorded
+        })
+    });
+    recorded.add_to(&mut parts.extensions);
     Ok(context)
 }
 

@@ -121,6 +121,8 @@ pub enum Ended {
     Disabled,
     /// The gateway is going away.
     Draining,
+    /// What happens cannot be recorded any more.
+    Unrecorded,
 }
 
 impl fmt::Display for Ended {
@@ -130,6 +132,7 @@ impl fmt::Display for Ended {
             Self::Revoked => "the grant was revoked",
             Self::Disabled => "the identity was disabled",
             Self::Draining => "the gateway is shutting down",
+            Self::Unrecorded => "the audit log cannot be written",
         })
     }
 }

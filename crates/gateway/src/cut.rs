@@ -98,7 +98,7 @@ impl CutBody {
         }
         // Who is signed in still is, when it is only we who go.
         let (reason, code) = match why {
-            Ended::Draining => ("ServiceUnavailable", 503),
+            Ended::Draining | Ended::Unrecorded => ("ServiceUnavailable", 503),
             _ => ("Unauthorized", 401),
         };
         let event = json!({
