@@ -115,10 +115,16 @@ impl AuditLog {
     /// makes sure that everything answered so far has been written.
     pub fn since(&self, mark: Mark) -> Vec<AuditEvent> {
         let mut file = std::fs::File::open(&self.path).expect("the API server writes an audit log");
-        file.seek(SeekFrom::Start(mark.0)).expect("a file can be searched");
+        // A mark may have been taken in the middle of a line that was being written: that one came before it.
+        let before = mark.0.saturating_sub(1);
+        file.seek(SeekFrom::Start(before)).expect("a file can be searched");
         let mut text = String::new();
         file.read_to_string(&mut text).expect("the audit log is text");
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let rest = match before {
+            0 => text.as_str(),
+            _ => text.split_once('\n').map_or("", |(_, rest)| rest),
+        };
+        let whole = rest.rfind('\n').map_or("", |end| &rest[..end]);
         whole.lines().map(parse).collect()
     }
 }
