@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use portcullis_audit::{AuditReader, End, Record, Recovered};
+use portcullis_audit::{AuditReader, End, Record, RecordingPart, Recovered};
 
 use crate::audit_log::{AuditEvent, Mark};
 use crate::cluster::Cluster;
@@ -39,6 +39,7 @@ struct Outcome {
     status: Option<u16>,
     intent: Option<u64>,
     body: Option<(u64, String)>,
+    recording: Vec<RecordingPart>,
 }
 
 impl Evidence {
@@ -77,6 +78,11 @@ impl Evidence {
                         status: outcome.status,
                         intent: outcome.intent,
                         body: outcome.response.map(|body| (body.bytes, body.sha256.to_string())),
+                        recording: outcome
+                            .stream
+                            .and_then(|stream| stream.recording)
+                            .map(|recording| recording.files().collect())
+                            .unwrap_or_default(),
                     };
                     if let Some(intent) = read.intent {
                         let found = self.intents.get(&outcome.id.to_string());
@@ -160,9 +166,14 @@ impl Evidence {
     /// This stream, which a client had opened, is on record, and so is what was seen in it.
     pub fn has_the_stream(&self, gateway: &Gateway, id: &str) {
         assert!(self.intents.contains_key(id), "the stream {id} has no intent");
-        assert!(self.outcomes.contains_key(id), "the stream {id} has no outcome");
-        let recording = gateway.state_dir().join(format!("ledger/recordings/{id}.cast"));
-        assert!(recording.is_file(), "what was seen in {id} is not recorded");
+        let outcome = self.outcomes.get(id).unwrap_or_else(|| panic!("the stream {id} has no outcome"));
+        let reader = AuditReader::new(gateway.state_dir().join("ledger"));
+        // An outcome names what is kept; where a crash came before it, the file is where it was written.
+        let kept = match outcome.recording.is_empty() {
+            true => gateway.state_dir().join(format!("ledger/recordings/{id}.cast")).is_file(),
+            false => outcome.recording.iter().all(|part| reader.open_recording(part).unwrap().is_some()),
+        };
+        assert!(kept, "what was seen in {id} is not recorded");
     }
 
     /// Nothing has reached the API server without an intent under its id.
