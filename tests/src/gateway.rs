@@ -388,7 +388,12 @@ pub fn content(file: &Path) -> Vec<u8> {
     let digest = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".body"));
     match (digest.map(str::parse), file.ancestors().nth(3)) {
         (Some(Ok(digest)), Some(ledger)) => {
-            let body = portcullis_audit::ledger::Reader::new(ledger).bodies().read(digest);
+            let store = if file.components().any(|part| part.as_os_str() == "recordings") {
+                "recordings"
+            } else {
+                "bodies"
+            };
+            let body = portcullis_audit::ledger::Reader::new(ledger).bodies_in(store).read(digest);
             body.expect("a body that is what it was").expect("it is there")
         }
         _ => bytes,
