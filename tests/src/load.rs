@@ -30,7 +30,7 @@ pub struct Told {
 /// Clients at work. Dropping it stops them.
 pub struct Load {
     shared: Arc<Shared>,
-    _clients: JoinSet<()>,
+    clients: Mutex<JoinSet<()>>,
 }
 
 struct Shared {
@@ -98,7 +98,7 @@ impl Load {
             };
             clients.spawn(client.run(kind));
         }
-        Self { shared, _clients: clients }
+        Self { shared, clients: Mutex::new(clients) }
     }
 
     /// The gateway is about to go: nobody asks anything more until it is [back](Self::resume).
@@ -118,10 +118,20 @@ impl Load {
         let waiting = answers.wait_for(|answers| *answers >= enough);
         let came = tokio::time::timeout(crate::process::DEADLINE, waiting).await;
         came.expect("the load goes on").expect("it is there as long as we are");
+        self.all_are_well();
+    }
+
+    /// A client that has seen something wrong has panicked; none ends otherwise.
+    fn all_are_well(&self) {
+        if let Some(ended) = self.clients.lock().unwrap().try_join_next() {
+            ended.expect("a client saw something wrong");
+            panic!("a client has ended");
+        }
     }
 
     /// What clients were told since it was last asked.
     pub fn told(&self) -> Vec<Told> {
+        self.all_are_well();
         std::mem::take(&mut self.shared.seen.lock().unwrap().told)
     }
 

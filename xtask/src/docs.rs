@@ -12,7 +12,7 @@ const TABLE: &str = "docs/status-codes.md";
 /// Where every metric has.
 const METRICS: &str = "docs/operations.md";
 /// What refusals' codes begin with.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "api",
     "audit",
     "credential",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 14] = [
     "jit",
     "kube",
     "limits",
+    "log",
     "mask",
     "oidc",
     "policy",

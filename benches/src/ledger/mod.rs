@@ -10,7 +10,7 @@ mod write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 
@@ -31,8 +31,17 @@ pub(crate) struct LedgerArgs {
     #[arg(long, default_value = "target")]
     dir: PathBuf,
     /// Only these parts
-    #[arg(long, value_delimiter = ',', default_values = ["write", "verify", "search", "audit", "recordings"])]
-    only: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_enum)]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Write,
+    Verify,
+    Search,
+    Audit,
+    Recordings,
 }
 
 /// One line of the result: what, how much, what it should be.
@@ -88,29 +97,29 @@ impl Figure {
 pub(crate) async fn run(args: LedgerArgs) -> Result<(), AnyError> {
     std::fs::create_dir_all(&args.dir)?;
     let dir = tempfile::Builder::new().prefix("bench-ledger-").tempdir_in(&args.dir)?;
-    let wants = |part: &str| args.only.iter().any(|only| only == part);
+    let wants = |part| args.only.is_empty() || args.only.contains(&part);
     let time = Duration::from_secs(args.seconds);
     let mut figures = Vec::new();
-    if wants("write") {
+    if wants(Part::Write) {
         // It has a runtime of its own.
         let dir = dir.path().join("write");
         let written = tokio::task::spawn_blocking(move || write::run(&dir, time).map_err(|e| e.to_string()));
         figures.extend(written.await??);
     }
-    if wants("audit") {
+    if wants(Part::Audit) {
         figures.extend(audit::requests(&dir.path().join("audit"), time).await?);
     }
-    if wants("recordings") {
+    if wants(Part::Recordings) {
         figures.extend(audit::recordings(&dir.path().join("recordings")).await?);
     }
-    if wants("verify") || wants("search") {
+    if wants(Part::Verify) || wants(Part::Search) {
         let log = dir.path().join("log");
         eprintln!("writing {} records", args.records);
         records::generate(&log, args.records)?;
-        if wants("verify") {
+        if wants(Part::Verify) {
             figures.extend(verify::run(&log)?);
         }
-        if wants("search") {
+        if wants(Part::Search) {
             figures.extend(search::run(&log, args.records).await?);
         }
     }

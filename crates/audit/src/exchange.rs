@@ -132,6 +132,8 @@ struct ResponseState {
     digest: Sha256,
     /// The beginning, if a copy is kept.
     copy: Option<Vec<u8>>,
+    /// None is kept, since others would have been shown less.
+    withheld: bool,
 }
 
 impl Exchange {
@@ -165,17 +167,18 @@ impl Exchange {
 
     /// The response's head has come.
     pub(crate) fn head(&mut self, status: StatusCode, content_type: Option<String>) {
-        let identity = self.context.trail.snapshot().identity;
-        let keep = match self.context.level(identity.as_ref()) {
+        let TrailState { identity, unmasked, .. } = self.context.trail.snapshot();
+        let wanted = match self.context.level(identity.as_ref()) {
             Some(level) => level >= Level::RequestResponse,
             None => {
                 let keep = self.context.audit.inner.options.keep_response.as_ref();
                 keep.is_some_and(|keep| keep(&self.context.info, status))
             }
         };
-        let copy = keep.then(Vec::new);
+        let withheld = wanted && unmasked;
+        let copy = (wanted && !unmasked).then(Vec::new);
         self.status = Some(status);
-        self.response = Some(ResponseState { content_type, bytes: 0, digest: Sha256::new(), copy });
+        self.response = Some(ResponseState { content_type, bytes: 0, digest: Sha256::new(), copy, withheld });
     }
 
     /// Some of the response's body has come.
@@ -261,6 +264,7 @@ impl Exchange {
             content_type: response.content_type,
             stored: stored.map(|(digest, _)| digest),
             truncated: stored.is_some_and(|(_, length)| length < response.bytes),
+            withheld: response.withheld.then(|| "unmasked".into()),
         });
         Outcome {
             id: context.id,

@@ -9,6 +9,8 @@ use crate::record::{Intent, Outcome, Record};
 
 /// How many intents are remembered until their outcomes come.
 const MOST: usize = 16 * 1024;
+/// How many records are read on from an intent that was forgotten: the next outcomes' intents stand behind it more often than not.
+const AHEAD: usize = 1024;
 
 /// The intents whose outcomes have not been seen yet, for whoever reads a log from front to back. Bounded: an intent that
 /// was forgotten, or stands before where reading began, is read again.
@@ -47,13 +49,19 @@ impl Intents {
         if let Some(intent) = self.0.remove(&index) {
             return Ok(Some(intent));
         }
-        let stored = match place {
-            Some(place) => reader.read(index, place)?,
-            None => reader.records(index)?.next().transpose()?,
-        };
+        let Some(place) = place else { return self.read_on(index, reader) };
+        let stored = reader.read(index, place)?;
         Ok(stored.and_then(|stored| match stored.entry.record {
             Record::Intent(intent) => Some(*intent),
             _ => None,
         }))
+    }
+
+    /// The intent with this index, and those that follow soon, so that a segment is not read for each of many.
+    fn read_on(&mut self, index: u64, reader: &AuditReader) -> Result<Option<Intent>, ReadError> {
+        for stored in reader.records(index)?.take(AHEAD) {
+            self.see(&stored?);
+        }
+        Ok(self.0.remove(&index))
     }
 }

@@ -230,7 +230,7 @@ impl From<&PathBuf> for AuditReader {
 pub enum Kept {
     /// It is what the record says.
     Intact,
-    /// It is not there: retention has dropped it.
+    /// It is not there: retention has dropped it, or somebody.
     Missing,
     /// It is not what the record says, or cannot be read: what cannot be read cannot be vouched for.
     Changed,
@@ -313,11 +313,20 @@ impl Records {
     }
 }
 
+impl Stored {
+    /// A record that was had by other means than reading the log: what this version does not understand is
+    /// [`Record::Unknown`].
+    #[must_use]
+    pub fn new(index: u64, offset: u64, raw: Vec<u8>) -> Self {
+        let unknown = || Entry { v: 0, time: Timestamp::UNIX_EPOCH, record: Record::Unknown };
+        let entry = serde_json::from_slice(&raw).unwrap_or_else(|_| unknown());
+        Self { index, offset, entry, raw }
+    }
+}
+
 impl From<portcullis_ledger::Entry> for Stored {
     fn from(stored: portcullis_ledger::Entry) -> Self {
-        let unknown = || Entry { v: 0, time: Timestamp::UNIX_EPOCH, record: Record::Unknown };
-        let entry = serde_json::from_slice(&stored.record).unwrap_or_else(|_| unknown());
-        Self { index: stored.index, offset: stored.offset, entry, raw: stored.record }
+        Self::new(stored.index, stored.offset, stored.record)
     }
 }
 

@@ -286,6 +286,9 @@ pub struct ResponseBody {
     /// The copy is a beginning only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+    /// Why no copy was kept that would have been: `unmasked`, a mask rule spared this caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
 }
 
 /// Why a request was refused.

@@ -2,17 +2,20 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, gauge};
-use portcullis_audit::ledger::ReadError;
+use portcullis_audit::ledger::{Hash, ReadError};
 use portcullis_audit::{AuditReader, Intent, Intents, Record, Stored};
 use portcullis_core::BoxFuture;
 
-use crate::cursor::{Cursor, Position};
+use crate::cursor::{Cursor, Last, Position};
 
 /// How many records are handed on at once, at most.
 const BATCH: usize = 256;
+/// How many bytes, about, since one more is taken: collectors and webhooks refuse what is long (gRPC usually 4 MiB).
+const BATCH_BYTES: usize = 1024 * 1024;
 /// How often the log is looked at for new records.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long to wait after the first failure; twice as long after each that follows.
@@ -82,26 +85,30 @@ impl std::error::Error for ExportError {}
 /// Hands one log on to one sink.
 #[derive(Debug)]
 pub struct Exporter<S> {
-    name: &'static str,
+    name: Arc<str>,
     reader: AuditReader,
     cursor: Cursor,
     intents: Intents,
+    /// What the sink has not taken yet, and where the log goes on behind it.
+    pending: Option<(Vec<Item>, Position)>,
     sink: S,
 }
 
 impl<S: Sink> Exporter<S> {
-    /// Goes on where `cursor` says, from the first record on if there is no such file. `name` is the metrics' label.
+    /// Goes on where `cursor` says: from the first record on if there is no such file, or if it is of another log. `name` is the
+    /// metrics' label.
     ///
     /// # Errors
     /// When the cursor's file cannot be read, or is none.
     pub fn open(
-        name: &'static str,
+        name: impl Into<Arc<str>>,
         log: impl Into<AuditReader>,
         cursor: impl Into<PathBuf>,
         sink: S,
     ) -> io::Result<Self> {
         let cursor = Cursor::open(cursor.into())?;
-        Ok(Self { name, reader: log.into(), cursor, intents: Intents::default(), sink })
+        let (name, reader) = (name.into(), log.into());
+        Ok(Self { name, reader, cursor, intents: Intents::default(), pending: None, sink })
     }
 
     /// The index of the next record to be handed on.
@@ -110,49 +117,53 @@ impl<S: Sink> Exporter<S> {
         self.cursor.position.next
     }
 
-    /// Hands on all that the log has below `end`.
+    /// Hands on all that the log has below `end`: how many of its records are durable, or a power cut could have others in
+    /// their places later.
     ///
     /// # Errors
-    /// The first failure; what was taken before it stays taken.
+    /// The first failure; what was taken before it stays taken, what was not is handed on again.
     ///
     /// # Cancellation
     /// Dropping the future may leave a batch taken that will be handed on again.
     pub async fn catch_up(&mut self, end: u64) -> Result<(), ExportError> {
         loop {
-            let (items, position) = self.batch(end).await?;
-            if items.is_empty() {
-                return Ok(());
+            if self.pending.is_none() {
+                let (items, position) = self.batch(end).await?;
+                if items.is_empty() {
+                    return Ok(());
+                }
+                self.pending = Some((items, position));
             }
-            self.sink.send(&items).await.map_err(ExportError::Sink)?;
-            self.cursor.advance(position).map_err(ExportError::Cursor)?;
-            counter!("portcullis_export_records_total", "exporter" => self.name)
-                .increment(items.len() as u64);
+            let Some((items, position)) = &self.pending else { return Ok(()) };
+            let (count, position) = (items.len() as u64, *position);
+            self.sink.send(items).await.map_err(ExportError::Sink)?;
+            self.cursor.advance(position).await.map_err(ExportError::Cursor)?;
+            self.pending = None;
+            counter!("portcullis_export_records_total", "exporter" => self.name.clone()).increment(count);
         }
     }
 
-    /// Hands on what comes, for as long as it is polled. `size` says how many records of the log stand fast: what is behind
-    /// them may yet be taken back.
-    pub async fn run(mut self, size: impl Fn() -> u64 + Send) {
+    /// Hands on what comes, for as long as it is polled. `durable` says how many records of the log are on the disk.
+    pub async fn run(mut self, durable: impl Fn() -> u64 + Send) {
         let mut retry = FIRST_RETRY;
         loop {
-            let pause = match self.catch_up(size()).await {
+            let pause = match self.catch_up(durable()).await {
                 Ok(()) => {
                     retry = FIRST_RETRY;
                     PAUSE
                 }
                 Err(error) => {
-                    counter!("portcullis_export_failures_total", "exporter" => self.name).increment(1);
-                    tracing::warn!(exporter = self.name, %error, retry_in = ?retry, "records wait to be exported");
-                    // What was read for the failed batch is read again.
-                    self.intents = Intents::default();
+                    counter!("portcullis_export_failures_total", "exporter" => self.name.clone())
+                        .increment(1);
+                    tracing::warn!(exporter = &*self.name, %error, retry_in = ?retry, "records wait to be exported");
                     let pause = retry;
                     retry = (retry * 2).min(LAST_RETRY);
                     pause
                 }
             };
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-            gauge!("portcullis_export_lag_records", "exporter" => self.name)
-                .set(size().saturating_sub(self.position()) as f64);
+            gauge!("portcullis_export_lag_records", "exporter" => self.name.clone())
+                .set(durable().saturating_sub(self.position()) as f64);
             tokio::time::sleep(pause).await;
         }
     }
@@ -161,13 +172,22 @@ impl<S: Sink> Exporter<S> {
         let (reader, position) = (self.reader.clone(), self.cursor.position);
         let mut intents = std::mem::take(&mut self.intents);
         let read = tokio::task::spawn_blocking(move || {
-            let read = read(&reader, position, end, &mut intents);
+            let read = resume(&reader, position).and_then(|from| read(&reader, from, end, &mut intents));
             (read, intents)
         });
         let (read, intents) = read.await.map_err(|error| ExportError::Sink(SinkError(error.to_string())))?;
         self.intents = intents;
         read.map_err(ExportError::Log)
     }
+}
+
+/// Where to go on in this log.
+fn resume(reader: &AuditReader, position: Position) -> Result<Position, ReadError> {
+    if position.is_of(reader)? {
+        return Ok(position);
+    }
+    tracing::warn!(next = position.next, "the cursor is not this log's: all of it is exported");
+    Ok(Position::default())
 }
 
 fn read(
@@ -178,12 +198,18 @@ fn read(
 ) -> Result<(Vec<Item>, Position), ReadError> {
     let mut records = reader.records_at(position.next, position.offset)?;
     let count = usize::try_from(end.saturating_sub(position.next)).unwrap_or(BATCH).min(BATCH);
-    let mut items = Vec::new();
-    for stored in records.by_ref().take(count) {
-        items.push(item(reader, stored?, intents)?);
+    let (mut items, mut bytes) = (Vec::<Item>::new(), 0);
+    while items.len() < count && bytes < BATCH_BYTES {
+        let Some(stored) = records.next().transpose()? else { break };
+        let item = item(reader, stored, intents)?;
+        let bodies = item.request_body.iter().chain(&item.response_body).map(Vec::len).sum::<usize>();
+        bytes += item.stored.raw.len() + bodies;
+        items.push(item);
     }
     let next = position.next + items.len() as u64;
-    Ok((items, Position { next, offset: records.offset() }))
+    let last =
+        items.last().map(|item| Last { offset: item.stored.offset, leaf: Hash::leaf(&item.stored.raw) });
+    Ok((items, Position { next, offset: records.offset(), last }))
 }
 
 fn item(reader: &AuditReader, stored: Stored, intents: &mut Intents) -> Result<Item, ReadError> {

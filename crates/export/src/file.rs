@@ -1,7 +1,7 @@
 //! Lines in a file that is turned over when it is large.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use portcullis_core::BoxFuture;
@@ -53,22 +53,49 @@ fn append(path: &Path, file: Option<File>, bytes: &[u8], max: (u64, u32)) -> io:
         Some(file) => file,
         None => open(path)?,
     };
-    let size = file.metadata()?.len();
+    let mut size = file.metadata()?.len();
     if size > 0 && size + bytes.len() as u64 > max.0 {
         turn_over(path, max.1)?;
-        file = open(path)?;
+        (file, size) = (open(path)?, 0);
     }
-    file.write_all(bytes)?;
-    file.sync_data()?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // Half a line would swallow the next one. Should this fail, too, opening does it.
+        let _ = file.set_len(size);
+    }
+    written.map(|()| file)
+}
+
+/// Opens the file for appending, without the line that a crash may have cut short.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).read(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    let whole = end_of_lines(&file)?;
+    if file.metadata()?.len() > whole {
+        file.set_len(whole)?;
+    }
+    sync_dir(path)?;
     Ok(file)
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+/// Where the last whole line ends.
+fn end_of_lines(mut file: &File) -> io::Result<u64> {
+    const STEP: u64 = 64 * 1024;
+    let mut end = file.metadata()?.len();
+    while end > 0 {
+        let begin = end.saturating_sub(STEP);
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(begin))?;
+        file.take(end - begin).read_to_end(&mut bytes)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(begin + last as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
 }
 
 fn turn_over(path: &Path, backups: u32) -> io::Result<()> {
@@ -84,5 +111,14 @@ fn turn_over(path: &Path, backups: u32) -> io::Result<()> {
             _ => {}
         }
     }
-    if backups == 0 { fs::remove_file(path) } else { Ok(()) }
+    if backups == 0 {
+        fs::remove_file(path)?;
+    }
+    sync_dir(path)
+}
+
+/// Makes a file's name durable.
+fn sync_dir(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }

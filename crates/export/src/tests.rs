@@ -63,7 +63,7 @@ async fn what_is_not_taken_is_handed_on_again_and_a_restart_goes_on_where_it_sto
     let mut first = exporter();
     sink.refuse.store(2, Ordering::SeqCst);
     for _ in 0..2 {
-        assert!(matches!(first.catch_up(u64::MAX).await, Err(ExportError::Sink(_))));
+        assert!(matches!(first.catch_up(100).await, Err(ExportError::Sink(_))));
         assert_eq!((first.position(), sink.taken().len()), (0, 0));
     }
     // What does not stand fast yet is not handed on.
@@ -74,6 +74,13 @@ async fn what_is_not_taken_is_handed_on_again_and_a_restart_goes_on_where_it_sto
     assert_eq!(second.position(), 100);
     second.catch_up(audit.health().size).await.unwrap();
     assert_eq!(sink.taken(), (0..300).collect::<Vec<_>>());
+    // A cursor of another log is none.
+    let other = tempfile::tempdir().unwrap();
+    let another = open(other.path());
+    record(&another, 4).await;
+    let mut third = Exporter::open("test", another.dir(), dir.path().join("cursor"), sink.clone()).unwrap();
+    third.catch_up(5).await.unwrap();
+    assert_eq!((third.position(), sink.taken().len()), (5, 305));
     std::fs::write(dir.path().join("cursor"), "{").unwrap();
     assert!(Exporter::open("test", audit.dir(), dir.path().join("cursor"), sink.clone()).is_err());
 }
@@ -88,11 +95,55 @@ async fn an_exporter_waits_for_a_sink_that_is_away_and_the_log_does_not() {
     let log = audit.clone();
     let running = tokio::spawn(exporter.run(move || log.health().size));
     record(&audit, 10).await;
-    while sink.taken().len() < 11 {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    }
+    // The clock is paused: an hour is over as soon as nobody has anything to do.
+    let all = async {
+        while sink.taken().len() < 11 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(3600), all).await.unwrap();
     running.abort();
     assert_eq!(sink.taken(), (0..11).collect::<Vec<_>>());
+}
+
+/// Takes little at a time, as collectors and webhooks do.
+struct Narrow(Arc<AtomicUsize>);
+
+impl Sink for Narrow {
+    fn send<'a>(&'a mut self, items: &'a [Item]) -> BoxFuture<'a, Result<(), SinkError>> {
+        let bytes: usize = items.iter().map(|item| item.stored.raw.len()).sum();
+        let narrow = bytes > 2 * 1024 * 1024;
+        self.0.fetch_add(if narrow { 0 } else { items.len() }, Ordering::SeqCst);
+        Box::pin(std::future::ready(if narrow { Err(SinkError("too long".into())) } else { Ok(()) }))
+    }
+}
+
+#[tokio::test]
+async fn what_is_handed_on_at_once_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    for _ in 0..100 {
+        audit.record(Event::new(EventKind::Granted).with("reason", "x".repeat(50_000))).await.unwrap();
+    }
+    let taken = Arc::new(AtomicUsize::new(0));
+    let mut exporter =
+        Exporter::open("narrow", audit.dir(), dir.path().join("cursor"), Narrow(taken.clone())).unwrap();
+    exporter.catch_up(101).await.unwrap();
+    assert_eq!(taken.load(Ordering::SeqCst), 101);
+}
+
+#[tokio::test]
+async fn half_a_line_that_a_crash_left_swallows_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    record(&audit, 2).await;
+    let path = dir.path().join("out.log");
+    std::fs::write(&path, "whole\n{\"kind\":\"Ev").unwrap();
+    let line = |item: &Item| vec![item.stored.index.to_string().into_bytes()];
+    let sink = FileSink::new(&path, 1000, 2, line);
+    let mut exporter = Exporter::open("file", audit.dir(), dir.path().join("cursor"), sink).unwrap();
+    exporter.catch_up(3).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole\n0\n1\n2\n");
 }
 
 #[tokio::test]

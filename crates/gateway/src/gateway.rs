@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use portcullis_audit::{Audit, AuditOptions, AuditPolicy, AuditReader};
+use portcullis_audit::{Audit, AuditOptions, AuditPolicy, AuditReader, Level};
 use portcullis_core::{BoxFuture, Clock, Event, EventKind, EventSink, SystemClock};
 use portcullis_hold::{LogNotifier, Tickets};
 use portcullis_jit::{Grants, SigningKey, metadata, token_service};
@@ -201,7 +201,7 @@ impl Gateway {
             tokio::spawn(certificate.watch()),
             tokio::spawn(grants.sweep_forever()),
             tokio::spawn(sweep_tickets(tickets)),
-            tokio::spawn(upkeep::look_after_disk(audit.clone(), retention)),
+            tokio::spawn(upkeep::look_after_disk(audit.clone(), retention, config_index)),
             tokio::spawn(async move { log_issuers(&authenticator).await }),
             tokio::spawn(serve_operations(operations_socket, operations.clone())),
         ];
@@ -337,7 +337,11 @@ async fn open_audit(
         .ledger(|ledger| ledger.body_keys(keys).on_checkpoint(move |note| checkpoints.leave(note)));
     if let Some(policy) = &policy {
         let policy = policy.clone();
-        options = options.levels(move |info, identity| policy.level(info, identity));
+        options = options.levels(move |info, identity| {
+            let level = policy.level(info, identity);
+            // Whatever it says: what our own endpoints are asked and answer are tokens, or the record itself.
+            if stack::is_own(&info.path) { level.min(Level::Metadata) } else { level }
+        });
     }
     let dir = state.ledger();
     let opened = tokio::task::spawn_blocking(move || Audit::open(dir, options)).await;
@@ -412,7 +416,7 @@ async fn upstreams(
 /// Keeps the search index up to date. The log does not wait for it, and nothing else does.
 async fn keep_index(audit: Audit) {
     loop {
-        match Indexer::open(audit.reader()).await {
+        match Indexer::open(audit.dir()).await {
             Ok(indexer) => return indexer.run(move || audit.health().size).await,
             Err(error) => tracing::warn!(%error, "the search index is not kept up to date"),
         }

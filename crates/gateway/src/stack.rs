@@ -174,6 +174,11 @@ where
     }
 }
 
+/// Whether a path is one of the gateway's own endpoints.
+pub(crate) fn is_own(path: &str) -> bool {
+    is_below(OWN_PREFIX, path) || is_below(METADATA_PATH, path)
+}
+
 fn is_below(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

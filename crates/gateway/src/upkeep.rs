@@ -12,9 +12,13 @@ const LOOK: Duration = Duration::from_secs(15);
 const PASS: Duration = Duration::from_secs(15 * 60);
 const SHARE: u32 = 100;
 
+/// How often at most the search index is made anew, so that it forgets the words of what was dropped.
+const FORGET: Duration = Duration::from_secs(24 * 3600);
+
 /// Drops what is old enough and measures the rest, for ever.
-pub(crate) async fn look_after_disk(audit: Audit, retention: Retention) {
+pub(crate) async fn look_after_disk(audit: Audit, retention: Retention, index: bool) {
     let mut due = Instant::now();
+    let (mut to_forget, mut forgot) = (false, None::<Instant>);
     loop {
         if let Err(error) = audit.record_pruned().await {
             tracing::warn!(%error, "what was pruned by hand could not be put on record");
@@ -22,22 +26,38 @@ pub(crate) async fn look_after_disk(audit: Audit, retention: Retention) {
         free_space(audit.dir().to_owned()).await;
         let now = Instant::now();
         if now >= due {
-            pass(&audit, retention).await;
+            to_forget |= pass(&audit, retention).await;
             due = Instant::now() + PASS.max(now.elapsed() * SHARE);
+        }
+        if index && to_forget && forgot.is_none_or(|last| last.elapsed() >= FORGET) {
+            // Whoever keeps the index up to date goes over to the new one.
+            match portcullis_search::reindex(audit.dir(), audit.health().size, |_| {}).await {
+                Ok(records) => tracing::info!(records, "the search index has forgotten what was dropped"),
+                Err(error) => tracing::warn!(%error, "the search index could not be made anew"),
+            }
+            (to_forget, forgot) = (false, Some(Instant::now()));
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-async fn pass(audit: &Audit, retention: Retention) {
-    match audit.apply_retention(retention).await {
-        Ok(dropped) if dropped.is_nothing() => {}
-        Ok(dropped) => tracing::info!(?dropped, "retention was applied"),
-        Err(error) => tracing::error!(%error, "retention could not be applied"),
-    }
+/// Whether something was dropped.
+async fn pass(audit: &Audit, retention: Retention) -> bool {
+    let dropped = match audit.apply_retention(retention).await {
+        Ok(dropped) if dropped.is_nothing() => false,
+        Ok(dropped) => {
+            tracing::info!(?dropped, "retention was applied");
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "retention could not be applied");
+            false
+        }
+    };
     if let Err(error) = audit.measure_disk().await {
         tracing::warn!(%error, "the record's files could not be measured");
     }
+    dropped
 }
 
 /// `portcullis_audit_disk_free_bytes`: what the file system has left for us.

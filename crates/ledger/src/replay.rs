@@ -125,6 +125,8 @@ impl Replay {
     }
 
     pub(crate) fn next(&mut self) -> Result<Next, ReadError> {
+        // Whether a later segment was there before the last look at this one: then this one has all that it ever will.
+        let mut finished = false;
         loop {
             let step = self.segment.step().map_err(ReadError::io(&self.segment.path))?;
             let why = match step {
@@ -137,18 +139,23 @@ impl Replay {
             let next = self.segments.join(segment::file_name(self.tree.size()));
             let goes_on = next != *self.segment.path && next.exists();
             match fault {
-                None if goes_on => self.enter(&next)?,
+                None if goes_on => {
+                    self.enter(&next)?;
+                    finished = false;
+                }
                 // The last segment may have a torn tail; one with a successor was finished before that was begun.
                 fault => {
                     let later = segment::list(&self.segments).map_err(ReadError::io(&self.segments))?;
                     if later.last().is_none_or(|(first, _)| *first <= self.segment.header.first) {
                         return Ok(Next::Tail(fault));
                     }
-                    return Err(fault
-                        .unwrap_or_else(|| {
-                            self.fault(FaultKind::Removed, "the records up to the next segment are gone")
-                        })
-                        .into());
+                    // A log in use may have gone on, and begun that one, between the two looks.
+                    if !std::mem::replace(&mut finished, true) {
+                        continue;
+                    }
+                    let gone =
+                        || self.fault(FaultKind::Removed, "the records up to the next segment are gone");
+                    return Err(fault.unwrap_or_else(gone).into());
                 }
             }
         }

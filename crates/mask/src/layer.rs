@@ -102,6 +102,9 @@ where
         let info = RequestInfo::of(&request);
         let extensions = request.extensions();
         let mut scope = self.rules.scope(&info, Caller::of(extensions));
+        if scope.shows_more {
+            Trail::of(extensions).note().unmasked = true;
+        }
         if tries_a_guess(&request, &info, &scope) {
             match scope.with_key_of_its_own() {
                 Ok(own) => scope = own,

@@ -209,6 +209,16 @@ impl Document {
             self.words.push_str(GAP);
             add_words(&text[..text.floor_char_boundary(room)], &mut self.words);
         }
+        if text.len() > room {
+            self.cut();
+        }
+    }
+
+    /// Not all of its text is looked into: whoever asks can know which records these are.
+    pub(crate) fn cut(&mut self) {
+        if !self.fields.iter().any(|(name, _)| *name == "cut") {
+            self.field("cut", "true");
+        }
     }
 }
 

@@ -56,6 +56,7 @@ fields! {
     container true "the container of an exec or attach"
     exit true "the exit status of a command"
     recorded true "true if there is a recording"
+    cut true "true if only the beginning of its text can be searched: 1 MiB, of a recording 4 MiB of its first part"
 }
 
 /// The field with this name.

@@ -54,12 +54,13 @@ impl std::fmt::Debug for Indexer {
 }
 
 impl Indexer {
-    /// Goes on with the index of the log in `log`, or begins one.
+    /// Goes on with the index of the log in `log`, or begins one. It is given no keys: what is encrypted at rest stays so, and its
+    /// words are in no index.
     ///
     /// # Errors
     /// [`IndexError::Busy`] when another process does so already; otherwise that files cannot be had.
-    pub async fn open(log: impl Into<AuditReader>) -> Result<Self, IndexError> {
-        let reader = log.into();
+    pub async fn open(log: impl Into<PathBuf>) -> Result<Self, IndexError> {
+        let reader = AuditReader::new(log.into());
         let dir = file::dir(reader.dir());
         file::make_dir(&dir)?;
         let lock = lock(&dir.join("lock"))?;
@@ -72,16 +73,14 @@ impl Indexer {
                     indexer.remove_older()?;
                     return Ok(indexer);
                 }
-                Ok(None) => tracing::warn!("the search index is not this log's: it is made anew"),
-                Err(IndexError::Sqlite(error)) => {
+                Ok(None) => {}
+                Err(error) if is_damaged(&error) => {
                     tracing::warn!(%error, "the search index is damaged: it is made anew");
                 }
                 Err(error) => return Err(error),
             }
         }
-        let number = number + 1;
-        let pool = file::open_for_writing(&file::path(&dir, number)).await?;
-        let reading = Reading::new(reader.clone(), 0, 0, Timestamp::MIN);
+        let (number, pool, reading) = begin(&dir, number + 1, &reader).await?;
         let indexer = Self { dir, number, pool, reading, reader, seen: HashSet::new(), _lock: lock };
         indexer.remove_older()?;
         Ok(indexer)
@@ -111,6 +110,7 @@ impl Indexer {
             None => position.next == 0,
         };
         if !belongs {
+            tracing::warn!("the search index is not this log's: it is made anew");
             pool.close().await;
             return Ok(None);
         }
@@ -127,7 +127,8 @@ impl Indexer {
     /// Indexes all that is in the log below `end`, and says after each step how far it is.
     ///
     /// # Errors
-    /// That the log cannot be read, or the index not be written; what was written before stays.
+    /// That the log cannot be read, or the index not be written; what was written before stays. The indexer must not be used
+    /// any more: open another.
     ///
     /// # Cancellation
     /// Dropping the future leaves the index at an earlier record; the indexer must not be used any more.
@@ -152,9 +153,10 @@ impl Indexer {
                 Err(error) => {
                     tracing::warn!(%error, "the search index is not up to date");
                     tokio::time::sleep(RETRY).await;
-                    // What was read but not written is read again.
-                    if let Err(error) = self.reopen(self.number).await {
+                    // What was read but not written is read again; until then nothing else is.
+                    while let Err(error) = self.reopen(self.number).await {
                         tracing::warn!(%error, "the search index cannot be opened");
+                        tokio::time::sleep(RETRY).await;
                     }
                 }
             }
@@ -168,26 +170,26 @@ impl Indexer {
         let newest = file::numbers(&self.dir)?.pop().unwrap_or_default();
         if newest > self.number && file::is_current(&file::path(&self.dir, newest)).await {
             self.reopen(newest).await?;
-            self.remove_older()?;
         }
         self.catch_up(size(), |_| {}).await
     }
 
+    /// Goes on with this index where it is, or makes another if it is none of this log.
     async fn reopen(&mut self, number: u64) -> Result<(), IndexError> {
-        let Some((pool, reading)) = Self::resume(&self.dir, number, &self.reader).await? else {
-            // The log was put right, and is shorter than the index.
-            file::remove(&file::path(&self.dir, number))?;
-            let pool = file::open_for_writing(&file::path(&self.dir, number + 1)).await?;
-            self.adopt(number + 1, pool, Reading::new(self.reader.clone(), 0, 0, Timestamp::MIN));
-            return Ok(());
+        let resumed = match Self::resume(&self.dir, number, &self.reader).await {
+            Err(error) if is_damaged(&error) => {
+                tracing::warn!(%error, "the search index is damaged: it is made anew");
+                None
+            }
+            resumed => resumed?,
         };
-        self.adopt(number, pool, reading);
-        Ok(())
-    }
-
-    fn adopt(&mut self, number: u64, pool: SqlitePool, reading: Reading) {
+        let (number, pool, reading) = match resumed {
+            Some((pool, reading)) => (number, pool, reading),
+            None => begin(&self.dir, number + 1, &self.reader).await?,
+        };
         (self.number, self.pool, self.reading) = (number, pool, reading);
         self.seen.clear();
+        self.remove_older()
     }
 
     fn remove_older(&self) -> Result<(), IndexError> {
@@ -269,17 +271,17 @@ async fn write_words(connection: &mut SqliteConnection, found: &[Found]) -> Resu
     Ok(())
 }
 
-/// Makes the index of the log in `log` anew, from its first record to `end` or its present end, also while another one is
+/// Makes the index of the log in `log` anew (without the words of what is encrypted, and of what is gone), from its first record to `end` or its present end, also while another one is
 /// in use: the new one takes its place once it is whole. Says after each step how far it is.
 ///
 /// # Errors
 /// [`IndexError::Busy`] when somebody else is at it; otherwise that files cannot be had. The old index stays then.
 pub async fn reindex(
-    log: impl Into<AuditReader>,
+    log: impl Into<PathBuf>,
     end: u64,
     progress: impl FnMut(u64),
 ) -> Result<u64, IndexError> {
-    let reader = log.into();
+    let reader = AuditReader::new(log.into());
     let dir = file::dir(reader.dir());
     file::make_dir(&dir)?;
     let lock = lock(&dir.join("rebuild.lock"))?;
@@ -287,14 +289,36 @@ pub async fn reindex(
     file::remove(&path)?;
     let pool = file::open_for_writing(&path).await?;
     let reading = Reading::new(reader.clone(), 0, 0, Timestamp::MIN);
-    let number = file::numbers(&dir)?.pop().unwrap_or_default() + 1;
     let mut indexer =
-        Indexer { dir: dir.clone(), number, pool, reading, reader, seen: HashSet::new(), _lock: lock };
+        Indexer { dir: dir.clone(), number: 0, pool, reading, reader, seen: HashSet::new(), _lock: lock };
     indexer.catch_up(end, progress).await?;
     // The last connection takes what SQLite keeps beside the file with it.
     indexer.pool.close().await;
+    // Only now: whoever keeps the other index up to date may have begun one anew meanwhile.
+    let number = file::numbers(&dir)?.pop().unwrap_or_default() + 1;
     std::fs::rename(&path, file::path(&dir, number))?;
     Ok(indexer.indexed())
+}
+
+/// An index of this number, without a record.
+async fn begin(
+    dir: &Path,
+    number: u64,
+    reader: &AuditReader,
+) -> Result<(u64, SqlitePool, Reading), IndexError> {
+    let path = file::path(dir, number);
+    // What a moment of no space left of it, perhaps.
+    file::remove(&path)?;
+    let pool = file::open_for_writing(&path).await?;
+    Ok((number, pool, Reading::new(reader.clone(), 0, 0, Timestamp::MIN)))
+}
+
+/// Whether SQLite says that the file is not what it should be (`SQLITE_CORRUPT`, `SQLITE_NOTADB`), rather than that it cannot be
+/// had now.
+fn is_damaged(error: &IndexError) -> bool {
+    let IndexError::Sqlite(sqlx::Error::Database(error)) = error else { return false };
+    let code: Option<i32> = error.code().and_then(|code| code.parse().ok());
+    code.is_some_and(|code| [11, 26].contains(&(code & 0xff)))
 }
 
 fn lock(path: &Path) -> Result<File, IndexError> {

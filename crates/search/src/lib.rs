@@ -7,8 +7,8 @@
 //! The log ([`portcullis_audit`]) is the truth. Beside it stands an index (SQLite with FTS5, in `index/` of the log's
 //! directory) which an [`Indexer`] keeps up to date while the log is written, and [`reindex`] makes anew while it is used. A
 //! [`Searcher`] asks it, looks into what the index has not got to yet, and says how fresh its answer is. A request is found
-//! once it has ended, by what its records say and by the words of its bodies and of what its terminal showed; what it
-//! found is read from the log, never from the index.
+//! once it has ended, by what its records say and by the words of its bodies and of what its terminal showed, as far as these
+//! are not encrypted; what is found is read from the log, never from the index.
 //!
 //! ```
 //! use portcullis_audit::{Audit, AuditOptions};
@@ -46,7 +46,7 @@ mod text;
 pub use error::IndexError;
 pub use fields::{FIELDS, Field};
 pub use indexer::{Indexer, reindex};
-pub use query::{MOST_QUERY, Query, QueryError};
+pub use query::{Query, QueryError};
 pub use search::{Follower, Freshness, MOST_HITS, Page, Searcher};
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::fields::{self, Field};
 use crate::text::{self, MOST_VALUE, value, words};
 
 /// The longest query, in bytes.
-pub const MOST_QUERY: usize = 4096;
+const MOST_QUERY: usize = 4096;
 /// The most terms and values of one query.
 const MOST_TERMS: usize = 128;
 
@@ -92,12 +92,6 @@ impl Query {
             query.add(item, now).map_err(|(at, message)| parser.error(at, message))?;
         }
         Ok(query)
-    }
-
-    /// Whether nothing is asked for, so that everything is found.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 
     fn add(&mut self, item: Item<'_>, now: Timestamp) -> Result<(), (Range<usize>, String)> {

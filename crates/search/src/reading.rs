@@ -11,6 +11,9 @@ use crate::document::Document;
 use crate::error::IndexError;
 use crate::indexer::signed;
 
+/// How much of records, and how much of the words in them, is in memory at once, in bytes: about, since one more is taken.
+const MOST_RECORDS: usize = 8 * 1024 * 1024;
+const MOST_WORDS: usize = 16 * 1024 * 1024;
 /// How much of a recording is looked into, in bytes.
 const MOST_RECORDING: u64 = 4 * 1024 * 1024;
 /// The longest line of a recording that is looked into.
@@ -60,7 +63,12 @@ impl Reading {
         let (batch, offset) = blocking(move || {
             let mut records = reader.records_at(next, offset)?;
             let count = usize::try_from(end.saturating_sub(next)).unwrap_or(usize::MAX).min(most);
-            let batch = records.by_ref().take(count).collect::<Result<Vec<_>, _>>()?;
+            let (mut batch, mut size) = (Vec::new(), 0);
+            while batch.len() < count && size < MOST_RECORDS {
+                let Some(stored) = records.next().transpose()? else { break };
+                size += stored.raw.len();
+                batch.push(stored);
+            }
             // The iterator has perhaps read further, and what stands there may yet be taken back: it is not kept.
             Ok((batch, records.offset()))
         })
@@ -85,21 +93,28 @@ impl Reading {
 
         let (reader, with_intents) = (self.reader.clone(), self.with_intents);
         let (mut intents, mut time) = (std::mem::take(&mut self.intents), self.time);
-        let (found, intents, time) = blocking(move || {
-            let mut found = Vec::with_capacity(batch.len());
-            for stored in batch {
+        let (found, rest, intents, time) = blocking(move || {
+            let (mut found, mut words) = (Vec::with_capacity(batch.len()), 0);
+            let mut batch = batch.into_iter().peekable();
+            while let Some(stored) = batch.next_if(|_| words < MOST_WORDS) {
                 time = time.max(stored.entry.time);
                 let wanted = with_intents || !matches!(stored.entry.record, Record::Intent(_));
                 let document = match wanted {
                     true => Some(Document { time, ..document(&reader, &stored, &mut intents, &places)? }),
                     false => None,
                 };
+                words += document.as_ref().map_or(0, |document| document.words.len());
                 found.push(Found { stored, time, document });
             }
-            Ok((found, intents, time))
+            // What is left is read again.
+            let rest = batch.next().map(|stored| (stored.index, stored.offset));
+            Ok((found, rest, intents, time))
         })
         .await?;
         (self.intents, self.time) = (intents, time);
+        if let Some((next, offset)) = rest {
+            (self.next, self.offset) = (next, offset);
+        }
         Ok(found)
     }
 }
@@ -123,20 +138,23 @@ fn document(
             document.body(&body);
         }
     }
-    document.output(&output(reader, outcome));
+    output(reader, outcome, &mut document);
     Ok(document)
 }
 
-/// What a recorded session showed.
-fn output(reader: &AuditReader, outcome: &Outcome) -> String {
-    let mut text = String::new();
+/// Looks into what a recorded session showed, too.
+fn output(reader: &AuditReader, outcome: &Outcome, document: &mut Document) {
     let Some(recording) = outcome.stream.as_ref().and_then(|stream| stream.recording.as_ref()) else {
-        return text;
+        return;
     };
-    let Some(part) = recording.files().next() else { return text };
-    let Ok(Some(file)) = reader.open_recording(&part) else { return text };
+    let mut parts = recording.files();
+    let Some(part) = parts.next() else { return };
+    if parts.next().is_some() || part.bytes > MOST_RECORDING {
+        document.cut();
+    }
+    let Ok(Some(file)) = reader.open_recording(&part) else { return };
+    let (mut text, mut line) = (String::new(), Vec::new());
     let mut lines = BufReader::new(file.take(MOST_RECORDING));
-    let mut line = Vec::new();
     while matches!((&mut lines).take(MOST_LINE).read_until(b'\n', &mut line), Ok(read) if read > 0) {
         if let Ok((_, kind, data)) = serde_json::from_slice::<(f64, &str, String)>(&line)
             && kind == "o"
@@ -145,7 +163,7 @@ fn output(reader: &AuditReader, outcome: &Outcome) -> String {
         }
         line.clear();
     }
-    text
+    document.output(&text);
 }
 
 /// Runs what waits for the disk away from the asynchronous threads.

@@ -16,7 +16,7 @@ use crate::indexer::{Position, signed};
 use crate::query::Query;
 use crate::reading::{Reading, blocking};
 
-/// How many records at the log's end, which the index has not got to yet, are looked into one by one.
+/// How many of the records that the index has not got to yet are looked into one by one: the first behind it.
 const TAIL: u64 = 20_000;
 /// The most hits of one page.
 pub const MOST_HITS: usize = 1000;
@@ -83,8 +83,10 @@ impl Searcher {
         let before = before.unwrap_or(u64::MAX);
         let position = Position::read(&pool).await?;
         let newest = (position.next > 0).then_some(position.time);
-        let mut freshness =
-            Freshness { searched: position.next, indexed: position.next, complete: true, newest };
+        // Whatever the index gets to meanwhile has been looked into as the log's end already.
+        let indexed = before.min(position.next);
+        let complete = end == u64::MAX || position.next >= end;
+        let mut freshness = Freshness { searched: position.next, indexed: position.next, complete, newest };
         let mut hits = Vec::new();
         if before > position.next {
             hits = self.tail(query, before, end, &pool, position, &mut freshness).await?;
@@ -93,7 +95,7 @@ impl Searcher {
         }
         if hits.len() <= most {
             let rest = most + 1 - hits.len();
-            hits.extend(self.indexed(query, before, rest, &pool).await?);
+            hits.extend(self.indexed(query, indexed, rest, &pool).await?);
         }
         let more = hits.len() > most;
         hits.truncate(most);
@@ -211,15 +213,20 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows the log in `log` from record `from` on, `with_intents` to see requests already as they begin. Of what was under
-    /// way then, what only its intent tells is not known.
+    /// Follows the log in `log` from its first record on, `with_intents` to see requests already as they begin.
     #[must_use]
-    pub fn new(log: impl Into<AuditReader>, query: Query, with_intents: bool, from: u64) -> Self {
-        let reading = Reading::new(log.into(), from, 0, Timestamp::MIN).with_intents(with_intents);
+    pub fn new(log: impl Into<AuditReader>, query: Query, with_intents: bool) -> Self {
+        Self::at_segment(log.into(), query, with_intents, 0)
+    }
+
+    /// From the record on with which a segment begins.
+    fn at_segment(reader: AuditReader, query: Query, with_intents: bool, first: u64) -> Self {
+        let reading = Reading::new(reader, first, 0, Timestamp::MIN).with_intents(with_intents);
         Self { query, reading }
     }
 
-    /// The newest `most` records of those that the log has now, oldest first; then follows on from there.
+    /// The newest `most` records of those that the log has now below `end`, oldest first; then follows on from there. No more
+    /// segments are looked into than have the newest `back` records: what is asked for may be far back, or nowhere.
     ///
     /// # Errors
     /// That the log cannot be read.
@@ -228,31 +235,33 @@ impl Follower {
         query: Query,
         with_intents: bool,
         most: usize,
+        end: u64,
+        back: u64,
     ) -> Result<(Vec<Stored>, Self), IndexError> {
-        let log: AuditReader = log.into();
-        let segments = log.segments()?;
-        let (mut newest, mut follow, mut end) = (VecDeque::new(), None, u64::MAX);
+        let log = log.into();
+        let segments: Vec<u64> = log.segments()?.into_iter().filter(|first| *first <= end).collect();
+        let (mut newest, mut follow, mut until) = (VecDeque::new(), None, end);
         for first in segments.into_iter().rev() {
             // Each segment by itself, so that a long log is read from its end.
-            let mut reader = Self::new(log.clone(), query.clone(), with_intents, first);
+            let mut reader = Self::at_segment(log.clone(), query.clone(), with_intents, first);
             let mut here = VecDeque::new();
             loop {
                 let before = reader.reading.next;
-                here.extend(reader.more(end).await?);
+                here.extend(reader.more(until).await?);
                 let surplus = here.len().saturating_sub(most - newest.len());
                 here.drain(..surplus);
                 if reader.reading.next == before {
                     break;
                 }
             }
-            follow.get_or_insert(reader);
+            let last = follow.get_or_insert(reader).reading.next;
             here.append(&mut newest);
-            (newest, end) = (here, first);
-            if newest.len() >= most {
+            (newest, until) = (here, first);
+            if newest.len() >= most || last.saturating_sub(first) >= back {
                 break;
             }
         }
-        let follow = follow.unwrap_or_else(|| Self::new(log, query, with_intents, 0));
+        let follow = follow.unwrap_or_else(|| Self::new(log, query, with_intents));
         Ok((newest.into(), follow))
     }
 

@@ -202,9 +202,15 @@ async fn an_index_is_made_anew_while_it_is_used() {
     let end = audit.health().size;
     let running = tokio::spawn(indexer.run(move || end));
     let old = dir.path().join("index/1.db");
-    while old.exists() || searcher.search(&query(""), None, 1, end).await.unwrap().freshness.indexed < end {
-        tokio::task::yield_now().await;
-    }
+    let over = async {
+        while old.exists() || searcher.search(&query(""), None, 1, end).await.unwrap().freshness.indexed < end
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), over)
+        .await
+        .expect("it goes over to the new one");
     running.abort();
     assert_eq!(find(&searcher, "user:ann", 10).await, [2, 1]);
 }
@@ -213,7 +219,7 @@ async fn an_index_is_made_anew_while_it_is_used() {
 async fn who_follows_sees_what_matches_as_it_comes() {
     let dir = tempfile::tempdir().unwrap();
     let audit = open(&dir).await;
-    let mut follower = Follower::new(dir.path(), query("user:ann"), false, 0);
+    let mut follower = Follower::new(dir.path(), query("user:ann"), false);
     assert!(follower.more(u64::MAX).await.unwrap().is_empty());
     for user in [0, 1, 0] {
         audit.record(event(0, user, 0)).await.unwrap();
@@ -221,4 +227,55 @@ async fn who_follows_sees_what_matches_as_it_comes() {
     let found: Vec<u64> = follower.more(u64::MAX).await.unwrap().iter().map(|hit| hit.index).collect();
     assert_eq!(found, [1, 3]);
     assert!(follower.more(u64::MAX).await.unwrap().is_empty());
+}
+
+#[test]
+fn a_text_that_is_too_long_is_searched_at_its_beginning_and_says_so() {
+    let mut document = Document::default();
+    document.body("first ".as_bytes());
+    document.body("x ".repeat(1024 * 1024).as_bytes());
+    document.body(b"last");
+    let found = |text: &str| query(text).matches(&document);
+    assert!(found("first cut:true") && !found("last"));
+    let mut short = Document::default();
+    short.body(b"last");
+    assert!(query("last -cut:true").matches(&short));
+}
+
+#[tokio::test]
+async fn what_is_far_back_is_not_looked_for_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = AuditOptions::new("test.example/search").ledger(|ledger| ledger.segment_size(1000));
+    let audit = Audit::open(dir.path(), options).unwrap().0;
+    for nth in 0..40 {
+        audit.record(event(0, usize::from(nth > 0), 0)).await.unwrap();
+    }
+    assert!(AuditReader::new(dir.path()).segments().unwrap().len() > 3);
+    let newest =
+        async |back| Follower::newest(dir.path(), query("user:ann"), false, 5, 41, back).await.unwrap();
+    let (all, mut follower) = newest(u64::MAX).await;
+    assert_eq!(all.iter().map(|hit| hit.index).collect::<Vec<_>>(), [1]);
+    assert!(newest(3).await.0.is_empty());
+    audit.record(event(0, 0, 0)).await.unwrap();
+    assert_eq!(follower.more(u64::MAX).await.unwrap().iter().map(|hit| hit.index).collect::<Vec<_>>(), [41]);
+}
+
+/// Behind the index everything is looked into one by one, while the index goes on: nothing comes twice.
+#[tokio::test]
+async fn nothing_is_found_twice_while_the_index_catches_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(&dir).await;
+    for _ in 0..300 {
+        audit.record(event(0, 0, 0)).await.unwrap();
+    }
+    let mut indexer = Indexer::open(dir.path()).await.unwrap();
+    let (searcher, ann) = (Searcher::new(dir.path()), query("user:ann"));
+    for end in (1..=301).step_by(20) {
+        let (page, caught_up) =
+            tokio::join!(searcher.search(&ann, None, 1000, 301), indexer.catch_up(end, |_| {}));
+        caught_up.unwrap();
+        // Before there is an index, none is asked.
+        let found: Vec<u64> = page.unwrap().hits.iter().map(|hit| hit.index).collect();
+        assert_eq!(found, (1..301).rev().collect::<Vec<_>>());
+    }
 }

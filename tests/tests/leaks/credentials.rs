@@ -11,7 +11,13 @@ use crate::search::Canaries;
 #[tokio::test]
 async fn tokens_are_kept_nowhere() {
     let cluster = Cluster::from_env();
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.yaml");
+    // As much as can be asked for.
+    let everything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: RequestResponse}]\n";
+    std::fs::write(&policy, everything).unwrap();
     let gateway = Gateway::configured(&cluster, |config| {
+        config["audit"]["policyFile"] = serde_json::json!(policy);
         config["telemetry"]["log"] = "trace,h2=info,hyper=info,rustls=info".into();
     })
     .await;

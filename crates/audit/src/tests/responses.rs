@@ -202,6 +202,21 @@ async fn a_policy_says_how_much_is_kept_and_never_that_nothing_is_recorded() {
 }
 
 #[tokio::test]
+async fn what_a_mask_spared_one_caller_is_not_kept() {
+    let gateway = Gateway::with(|options| options.keep_responses(|_, _| true));
+    let service = gateway.around(authenticate, |request: Request<Body>| async move {
+        Trail::of(request.extensions()).note().unmasked = request.uri().path() == "/secret";
+        Response::new(Body::from("answer"))
+    });
+    for path in ["/secret", "/other"] {
+        text(send(&service, get(path)).await).await;
+    }
+    let kept = gateway.outcomes(2).into_iter().map(|outcome| outcome.response.unwrap());
+    let kept: Vec<_> = kept.map(|response| (response.stored.is_some(), response.withheld)).collect();
+    assert_eq!(kept, [(false, Some("unmasked".to_owned())), (true, None)]);
+}
+
+#[tokio::test]
 async fn copies_of_responses_are_kept_where_asked_for_and_bounded() {
     let keep = |info: &portcullis_core::RequestInfo, _| info.is_mutating();
     let gateway = Gateway::with(|options| options.keep_responses(keep).body_limit(8));

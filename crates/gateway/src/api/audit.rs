@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Api, Caller, Problem};
 
+/// How many records are looked into for what somebody who follows begins with; what is further back is for a search.
+const LOOK_BACK: u64 = 20_000;
 /// How often the log is looked at for who follows it.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -157,8 +159,9 @@ pub(crate) async fn tail(
     let evidence = audits(&api, &caller)?.clone();
     let wanted = parse(&query.q, &*api.clock)?;
     let most = query.lines.min(MOST_HITS);
-    let (newest, follower) =
-        Follower::newest(evidence.audit.reader(), wanted, query.intents, most).await.map_err(problem)?;
+    let (log, end) = (evidence.audit.reader(), evidence.audit.health().size);
+    let newest = Follower::newest(log, wanted, query.intents, most, end, LOOK_BACK).await;
+    let (newest, follower) = newest.map_err(problem)?;
     let following = Following { waiting: newest.into(), follower, evidence };
     let lines = stream::unfold(following, |mut following| async move {
         let line = following.next().await?;

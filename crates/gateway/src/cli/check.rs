@@ -119,6 +119,7 @@ pub(crate) fn check(args: CheckArgs) -> Result<u8, CliError> {
     if let Some(asked) = &args.explain_mask {
         return explain(&config.mask, asked, &args.namespace, args.user.as_ref(), &args.group);
     }
+    config.audit.check_files().map_err(|error| Failure::new(65, error))?;
     let clusters: Vec<_> = config.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
     println!("{GREEN}✔{PLAIN} {} is right", path.display());
     println!("  clusters  {}", clusters.join(", "));

@@ -39,25 +39,27 @@ pub(crate) async fn start(
                         events.event(item).iter().map(|event| event.to_string().into_bytes()).collect()
                     }
                 };
-                spawn("file", audit, &cursor, FileSink::new(path, *max_bytes, *max_backups, lines))?
+                spawn(export.name(), audit, &cursor, FileSink::new(path, *max_bytes, *max_backups, lines))?
             }
             Export::Webhook { kubeconfig, .. } => {
                 let sink = webhook::Webhook::new(kubeconfig, events.clone()).await?;
-                spawn("webhook", audit, &cursor, sink)?
+                spawn(export.name(), audit, &cursor, sink)?
             }
-            Export::Otlp { endpoint, .. } => spawn("otlp", audit, &cursor, otlp::Otlp::new(endpoint)?)?,
+            Export::Otlp { endpoint, .. } => {
+                spawn(export.name(), audit, &cursor, otlp::Otlp::new(endpoint)?)?
+            }
         });
     }
     Ok(tasks)
 }
 
 fn spawn<S: Sink + Sync>(
-    kind: &'static str,
+    name: &str,
     audit: &Audit,
     cursor: &Path,
     sink: S,
 ) -> Result<JoinHandle<()>, String> {
-    let exporter = Exporter::open(kind, audit.reader(), cursor, sink).map_err(|error| error.to_string())?;
+    let exporter = Exporter::open(name, audit.reader(), cursor, sink).map_err(|error| error.to_string())?;
     let audit = audit.clone();
-    Ok(tokio::spawn(exporter.run(move || audit.health().size)))
+    Ok(tokio::spawn(exporter.run(move || audit.health().durable)))
 }

@@ -16,7 +16,7 @@ use super::{
     config::{Archives, Compare, OnWrite, WhenUnknown},
     glob::Globs,
     path::{Step, parse},
-    subject::{Labels, Subject},
+    subject::{Labels, Said, Subject},
 };
 use crate::{ConfigError, Detector, MaskKey, detect::DetectorSet};
 
@@ -475,6 +475,14 @@ fn fixed_depth(place: &str, steps: &[Step]) -> Result<u8, ConfigError> {
 }
 
 impl CompiledRule {
+    /// Whether it applies where nobody knows who asks: then it is as strict as it can be.
+    pub(super) fn applies_to_anybody(&self, info: &RequestInfo) -> bool {
+        let said = |subject: &Option<Subject>, otherwise, unknown| {
+            subject.as_ref().map_or(otherwise, |subject| subject.covers(info, None, None, unknown))
+        };
+        said(&self.only_for, Said::Yes, true) != Said::No && said(&self.except, Said::No, false) != Said::Yes
+    }
+
     /// Whether it holds for what is plain to see of a request: its resource or path.
     pub(super) fn names(&self, info: &RequestInfo) -> bool {
         let rule = &self.rule;

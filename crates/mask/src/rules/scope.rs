@@ -64,6 +64,8 @@ pub struct Scope {
     covers_text: bool,
     /// Whether rules apply that only search strings.
     pub(crate) has_searches: bool,
+    /// Whether a rule that applies to those of whom nothing is known does not to this caller, who sees more than they.
+    pub(crate) shows_more: bool,
 }
 
 /// Which object a request is for, as far as it says.
@@ -105,7 +107,7 @@ impl Scope {
         let known = sets.iter().all(|set| rules.has_set(set));
         let (mut active, mut presumed, mut has_keys, mut covers_text) = (0, 0, false, false);
         let (mut only_some, mut not_some, mut columns) = (0, 0, 0);
-        let mut has_searches = false;
+        let (mut has_searches, mut shows_more) = (false, false);
         let of_columns = rules.0.columns.as_ref().filter(|_| info.is_resource_request);
         let of_columns = of_columns.map_or(0, |(known, _)| known.all.mask | known.all.json);
         let decided = info.is_resource_request
@@ -124,7 +126,11 @@ impl Scope {
             };
             let wanted = covered(&rule.only_for, Said::Yes, true);
             let exempt = covered(&rule.except, Said::No, false);
-            if !selected || !(named || by_kind) || wanted == Said::No || exempt == Said::Yes {
+            if !(named || by_kind) {
+                continue;
+            }
+            if !selected || wanted == Said::No || exempt == Said::Yes {
+                shows_more |= rule.default && rule.applies_to_anybody(info);
                 continue;
             }
             active |= 1 << id;
@@ -161,6 +167,7 @@ impl Scope {
             has_keys,
             covers_text,
             has_searches,
+            shows_more,
         }
     }
 
@@ -476,6 +483,10 @@ rules:
         let caller = Caller { identity: identity.as_ref(), verdict: Some(&verdict), ..Caller::default() };
         let scope = rules.scope(&info, caller);
         assert_eq!(scope.rule_names().collect::<Vec<_>>(), expected);
+        // Who is shown more than those of whom nothing is known.
+        let strictest = rules.scope(&info, Caller::default());
+        let spared = strictest.active & !scope.active != 0;
+        assert_eq!((scope.shows_more, strictest.shows_more), (spared, false));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) struct ReindexArgs {
 pub(super) async fn reindex(args: ReindexArgs) -> Result<u8, CliError> {
     let reader = args.log.reader()?;
     let progress = bar(&reader, 0)?;
-    let indexed = portcullis_search::reindex(reader, u64::MAX, |at| progress.set_position(at)).await;
+    let indexed = portcullis_search::reindex(reader.dir(), u64::MAX, |at| progress.set_position(at)).await;
     progress.finish_and_clear();
     println!("{GREEN}✔{PLAIN} {} records are in the new index", indexed.map_err(unsearchable)?);
     Ok(0)

@@ -49,7 +49,7 @@ pub(super) async fn search(args: SearchArgs) -> Result<u8, CliError> {
         let page = source.search(&query, before, usize::try_from(rest.min(PAGE)).unwrap_or(1)).await?;
         freshness.get_or_insert(page.freshness);
         for view in page.items {
-            found.push(stored(view)?);
+            found.push(stored(view));
         }
         before = page.next;
         if before.is_none() || found.len() as u64 >= args.limit {

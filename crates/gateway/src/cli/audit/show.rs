@@ -52,7 +52,7 @@ async fn request(source: &Source, id: &str) -> Result<Vec<Stored>, CliError> {
     let found = source.search(&parse(&[format!("id:{id}")])?, None, 100).await?;
     let mut records = Vec::new();
     for view in found.items {
-        let stored = stored(view)?;
+        let stored = stored(view);
         if let Record::Outcome(outcome) = &stored.entry.record
             && let Some(intent) = outcome.intent
         {
@@ -103,7 +103,7 @@ fn body(source: &Source, name: &str, digest: Option<portcullis_ledger::Hash>) {
                 println!("    {}", printable(line));
             }
         }
-        Ok(None) => println!("  {DIM}{name}: dropped by retention{PLAIN}"),
+        Ok(None) => println!("  {DIM}{name}: not there (any more){PLAIN}"),
         Err(error) => println!("  {name}: {error}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use portcullis_audit::{AuditReader, Entry, Stored};
+use portcullis_audit::{AuditReader, Stored};
 use portcullis_search::{Follower, Indexer, MOST_HITS, Query, Searcher};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
@@ -58,7 +58,7 @@ impl Source {
         match self {
             Self::Files(reader) => {
                 // Where no gateway keeps the index up to date, we do.
-                if let Ok(mut indexer) = Indexer::open(reader.clone()).await {
+                if let Ok(mut indexer) = Indexer::open(reader.dir()).await {
                     super::reindex::catch_up(&mut indexer, reader).await?;
                 }
                 let page = Searcher::new(reader.clone())
@@ -87,7 +87,7 @@ impl Source {
             }
             Self::Gateway(gateway) => {
                 match gateway.get::<RecordView>(&format!("{PATH}/records/{index}")).await {
-                    Ok(view) => stored(view).map(Some),
+                    Ok(view) => Ok(Some(stored(view))),
                     Err(ClientError::Refused { status, .. }) if status == http::StatusCode::NOT_FOUND => {
                         Ok(None)
                     }
@@ -108,8 +108,8 @@ impl Source {
     ) -> Result<(), CliError> {
         match self {
             Self::Files(reader) => {
-                let (newest, mut follower) =
-                    Follower::newest(reader.clone(), query, intents, lines).await.map_err(unsearchable)?;
+                let newest = Follower::newest(reader.clone(), query, intents, lines, u64::MAX, u64::MAX);
+                let (newest, mut follower) = newest.await.map_err(unsearchable)?;
                 newest.iter().try_for_each(&mut each)?;
                 if !follow {
                     return Ok(());
@@ -127,14 +127,14 @@ impl Source {
                 let path = format!("{PATH}/tail?lines={lines}&intents={intents}&{query}");
                 let mut answer = std::pin::pin!(gateway.lines(&path).await?);
                 while let Some(line) = line(&mut answer).await? {
-                    each(&stored(serde_json::from_slice(&line)?)?)?;
+                    each(&stored(serde_json::from_slice(&line)?))?;
                 }
                 Ok(())
             }
             Self::Gateway(_) => {
                 let found = self.search(&query, None, lines.min(MOST_HITS)).await?;
                 for view in found.items.into_iter().rev() {
-                    each(&stored(view)?)?;
+                    each(&stored(view))?;
                 }
                 Ok(())
             }
@@ -162,10 +162,9 @@ async fn line(answer: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8>
     }
 }
 
-pub(crate) fn stored(view: RecordView) -> Result<Stored, CliError> {
-    let raw = view.record.get().as_bytes().to_vec();
-    let entry: Entry = serde_json::from_slice(&raw)?;
-    Ok(Stored { index: view.index, offset: 0, entry, raw })
+/// A record as it came, also one that this version does not understand.
+pub(crate) fn stored(view: RecordView) -> Stored {
+    Stored::new(view.index, 0, view.record.get().as_bytes().to_vec())
 }
 
 fn encoded(name: &str, value: &str) -> String {
