@@ -101,8 +101,9 @@ async fn a_terminal_s_sizes() {
         let wanted = format!("size {rows} {columns}");
         let ask = format!("until echo size $(stty size) | grep '{wanted}'; do :; done\n");
         input.stdin(ask.as_bytes()).await.unwrap();
-        // What the terminal echoes has the quotation mark in front.
-        let seen = output.until(1, format!("\n{wanted}\r").as_bytes()).await;
+        // What the terminal echoes has a quotation mark there. A prompt may stand in front: the terminal also echoes what
+        // comes before the shell has begun.
+        let seen = output.until(1, format!("{wanted}\r").as_bytes()).await;
         shown.extend(seen.channels.get(&1).cloned().unwrap_or_default());
     }
     input.stdin(b"exit\n").await.unwrap();
