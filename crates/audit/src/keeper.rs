@@ -6,7 +6,9 @@
 //! taken from them. What is left when the process ends, the next one finishes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -18,6 +20,7 @@ use portcullis_ledger::{ReadError, Writer};
 use crate::audit::arrived;
 use crate::reader::AuditReader;
 use crate::record::{Record, RecordingPart, StreamProgress};
+use crate::retention::Notes;
 
 /// How often it is looked whether a record is durable.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +38,7 @@ pub(crate) struct Keeper {
     jobs: mpsc::Sender<Job>,
     stopping: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    notes: Notes,
 }
 
 /// Hands parts over, from wherever a record is known to be written.
@@ -52,6 +56,7 @@ impl KeepParts {
 impl Keeper {
     /// Begins with what an earlier process left in the log's directory: those of its files that a record names.
     pub(crate) fn start(reader: AuditReader, writer: Writer) -> io::Result<Self> {
+        let notes = prepare(&reader)?;
         reader.recordings().sweep()?;
         // Listed now, since later there are files of this process among them.
         let left = leftovers(&reader)?;
@@ -66,11 +71,16 @@ impl Keeper {
                 work.keep(index, &parts);
             }
         })?;
-        Ok(Self { jobs, stopping, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, stopping, thread: Mutex::new(Some(thread)), notes })
     }
 
     pub(crate) fn hand_over(&self) -> KeepParts {
         KeepParts(self.jobs.clone())
+    }
+
+    /// The notes of what was dropped by hand.
+    pub(crate) fn notes(&self) -> Notes {
+        self.notes.clone()
     }
 
     /// Ends the thread after the part it is at. Blocks.
@@ -83,6 +93,48 @@ impl Keeper {
             let _ = thread.join();
         }
     }
+}
+
+/// Makes the directories that lie beside the log, while that is done by the user who writes it, and keeps all others out of them.
+fn prepare(reader: &AuditReader) -> io::Result<Notes> {
+    let (recordings, notes) = (reader.dir().join("recordings"), Notes::new(reader.dir()));
+    private_dir(&recordings)?;
+    // No request needs it; `audit prune` says why it cannot be made.
+    if let Err(error) = private_dir(notes.dir()) {
+        tracing::warn!(%error, dir = %notes.dir().display(), "the directory for what is pruned by hand cannot be made");
+    }
+    for dir in [&recordings, notes.dir()] {
+        if let Err(error) = keep_others_out(dir) {
+            // The files in it are their owner's alone in any case.
+            tracing::warn!(%error, dir = %dir.display(), "others can list this directory, and that cannot be changed");
+        }
+    }
+    Ok(notes)
+}
+
+/// Makes a directory that is its owner's alone, unless it is there.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// An earlier version made such directories as the umask had it.
+#[cfg(unix)]
+fn keep_others_out(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(dir)?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode & !0o077))
+}
+
+#[cfg(not(unix))]
+fn keep_others_out(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 struct Work {
@@ -177,7 +229,7 @@ fn unnamed(file: &str) {
 /// The files in which an earlier process was writing, by their requests.
 fn leftovers(reader: &AuditReader) -> io::Result<BTreeMap<AuditId, HashSet<String>>> {
     let mut left = BTreeMap::<AuditId, HashSet<String>>::new();
-    for file in std::fs::read_dir(reader.dir().join("recordings"))?.take(MOST_LEFTOVERS) {
+    for file in fs::read_dir(reader.dir().join("recordings"))?.take(MOST_LEFTOVERS) {
         let name = file?.file_name().to_string_lossy().into_owned();
         let id = name.split('.').next().and_then(|id| id.parse().ok());
         if let Some(id) = id.filter(|_| name.ends_with(".cast")) {

@@ -1,9 +1,11 @@
 //! A recording on the disk: a file, or several, one after the other.
 //!
 //! **Invariants.** What a frame adds is in the kernel when [`frame`](RecordingFile::frame) returns. Memory does not grow with
-//! the session: a recording has at most [`MOST_PARTS`] parts, of which name, size and digest are kept.
+//! the session: a recording has at most [`MOST_PARTS`] parts, of which name, size and digest are kept. A part has a digest only if
+//! its file has all that the digest is of: after any error nothing more is written, and the part at which it happened has none.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 
 use portcullis_core::{Channel, StreamAbort, StreamFrame};
 use portcullis_ledger::{Hash, LiveBody};
@@ -40,6 +42,10 @@ pub(crate) struct RecordingFile {
     /// The parts before it, and their size together.
     finished: Vec<RecordingPart>,
     finished_bytes: u64,
+    /// The newest of these, until somebody has taken it to flush it.
+    unflushed: Option<File>,
+    /// Something could not be written: of the present part's file nothing is known any more.
+    broken: bool,
     lines: Vec<u8>,
 }
 
@@ -50,7 +56,7 @@ impl RecordingFile {
         id: String,
         header: Header,
         limits: Limits,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let name = format!("{id}.cast");
         Ok(Self {
             file: create(&reader, &name)?,
@@ -63,6 +69,8 @@ impl RecordingFile {
             digest: Sha256::new(),
             finished: Vec::new(),
             finished_bytes: 0,
+            unflushed: None,
+            broken: false,
             lines: Vec::new(),
         })
     }
@@ -77,15 +85,25 @@ impl RecordingFile {
         &self.finished
     }
 
+    /// Only the first `count` of the finished parts are known to be on the disk: the others lose their digests.
+    pub(crate) fn lose_after(&mut self, count: usize) {
+        if count < self.finished.len() {
+            self.finished.truncate(count);
+            self.unflushed = None;
+            self.broken = true;
+        }
+    }
+
     /// Records a frame. Where it begins a new part, the file of the one before is returned: somebody must flush it to the
-    /// disk before its digest goes on record.
+    /// disk before its digest goes on record. After an error [`finish`](Self::finish) does that.
     pub(crate) fn frame(&mut self, seconds: f64, frame: &StreamFrame) -> Result<Option<File>, StreamAbort> {
-        let failed = |error: std::io::Error| {
-            tracing::error!(%error, "a recording cannot be written");
-            StreamAbort::Failed("the session cannot be recorded any more".into())
-        };
-        let full =
-            if self.bytes >= self.limits.part { Some(self.next_part().map_err(failed)?) } else { None };
+        let cannot = || StreamAbort::Failed("the session cannot be recorded any more".into());
+        if self.broken {
+            return Err(cannot());
+        }
+        if self.bytes >= self.limits.part {
+            self.next_part().map_err(|error| self.break_off(&error)).map_err(|()| cannot())?;
+        }
         match frame.channel {
             Channel::Stdout => self.cast.output(seconds, Output::Stdout, &frame.data, &mut self.lines),
             Channel::Stderr => self.cast.output(seconds, Output::Stderr, &frame.data, &mut self.lines),
@@ -96,13 +114,28 @@ impl RecordingFile {
         if self.bytes() + self.lines.len() as u64 > self.limits.total {
             return Err(StreamAbort::Failed("the session has outgrown its recording's limit".into()));
         }
-        self.write().map_err(failed)?;
-        Ok(full)
+        self.write().map_err(|error| self.break_off(&error)).map_err(|()| cannot())?;
+        Ok(self.unflushed.take())
     }
 
-    fn next_part(&mut self) -> std::io::Result<File> {
-        let name = format!("{}.{}.cast", self.id, self.cast.next_part());
-        let file = std::mem::replace(&mut self.file, create(&self.reader, &name)?).finish()?;
+    fn break_off(&mut self, error: &io::Error) {
+        tracing::error!(%error, file = self.name, "a recording cannot be written");
+        self.broken = true;
+    }
+
+    /// Ends the present part, once there is a file for the next.
+    fn next_part(&mut self) -> io::Result<()> {
+        // The first is `ID.cast`.
+        let name = format!("{}.{}.cast", self.id, self.finished.len() + 2);
+        let next = create(&self.reader, &name)?;
+        match std::mem::replace(&mut self.file, next).finish() {
+            Ok(file) => self.unflushed = Some(file),
+            Err(error) => {
+                // Nothing will come into it.
+                let _ = fs::remove_file(self.reader.recording(&name));
+                return Err(error);
+            }
+        }
         let part = RecordingPart {
             file: std::mem::replace(&mut self.name, name),
             bytes: std::mem::take(&mut self.bytes),
@@ -110,11 +143,12 @@ impl RecordingFile {
         };
         self.finished_bytes += part.bytes;
         self.finished.push(part);
-        Ok(file)
+        self.cast.next_part();
+        Ok(())
     }
 
     /// To the kernel, before the frame goes on: a few microseconds, as for a log line.
-    fn write(&mut self) -> std::io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
         if !self.lines.is_empty() {
             self.file.append(&self.lines)?;
             self.digest.update(&self.lines);
@@ -124,25 +158,177 @@ impl RecordingFile {
         Ok(())
     }
 
-    /// Ends the recording. `None`: what is there is not what was to be recorded, and the operator's log says why.
+    /// Ends the recording, of which an error leaves the parts that were finished before it. `None`: there is none, and the
+    /// operator's log says why.
     pub(crate) fn finish(mut self, seconds: f64, status: &str, flush: bool) -> Option<Recording> {
-        self.lines.clear();
-        self.cast.end(seconds, status, &mut self.lines);
-        let written = self.write().and_then(|()| self.file.finish());
-        let flushed = written.and_then(|file| if flush { file.sync_all() } else { Ok(()) });
-        if let Err(error) = flushed {
-            tracing::error!(%error, file = self.name, "a recording could not be finished");
-            return None;
+        let unflushed = self.unflushed.take().filter(|_| flush);
+        if let Some(Err(error)) = unflushed.map(|file| file.sync_all()) {
+            self.break_off(&error);
+            self.finished.pop();
         }
-        let sha256 = Hash::new(self.digest.finalize().into());
-        self.finished.push(RecordingPart { file: self.name, bytes: self.bytes, sha256 });
-        let mut parts = self.finished.into_iter();
+        if !self.broken {
+            self.lines.clear();
+            self.cast.end(seconds, status, &mut self.lines);
+            if let Err(error) = self.write() {
+                self.break_off(&error);
+            }
+        }
+        let Self { broken, name, file, bytes, digest, mut finished, .. } = self;
+        if !broken {
+            let ended = file.finish().and_then(|file| if flush { file.sync_all() } else { Ok(()) });
+            match ended {
+                Ok(()) => {
+                    let sha256 = Hash::new(digest.finalize().into());
+                    finished.push(RecordingPart { file: name, bytes, sha256 });
+                }
+                Err(error) => tracing::error!(%error, file = name, "a recording could not be finished"),
+            }
+        }
+        let mut parts = finished.into_iter();
         let RecordingPart { file, bytes, sha256 } = parts.next()?;
         Some(Recording { file, bytes, sha256, parts: parts.collect() })
     }
 }
 
 /// A new file that only its owner can read.
-fn create(reader: &AuditReader, name: &str) -> std::io::Result<LiveBody> {
+fn create(reader: &AuditReader, name: &str) -> io::Result<LiveBody> {
     reader.recordings().begin_live(&reader.recording(name))
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::process::Command;
+
+    use bytes::Bytes;
+    use portcullis_core::Direction;
+    use portcullis_ledger::BodyKeys;
+
+    use super::*;
+    use crate::Kept;
+
+    /// A recording in parts of so many bytes, at least 782 (a 128th of the whole).
+    fn recording(reader: &AuditReader, part: u64) -> RecordingFile {
+        let header = Header { timestamp: 0, command: "sh".into(), title: "exec".into() };
+        let limits = Limits { input: false, part, total: 100_000 };
+        fs::create_dir_all(reader.dir().join("recordings")).unwrap();
+        RecordingFile::create(reader.clone(), "id".into(), header, limits).unwrap()
+    }
+
+    fn output(recording: &mut RecordingFile, bytes: usize) -> Result<Option<File>, StreamAbort> {
+        let data = Bytes::from("x".repeat(bytes));
+        let (direction, channel) = (Direction::ToClient, Channel::Stdout);
+        recording.frame(0.0, &StreamFrame { direction, channel, data, fin: false })
+    }
+
+    /// The files that a recording names, each of which is what it says.
+    fn named(reader: &AuditReader, recording: Option<&Recording>) -> Vec<String> {
+        let parts: Vec<_> = recording.into_iter().flat_map(Recording::files).collect();
+        for part in &parts {
+            assert_eq!(reader.check_recording(part), Kept::Intact, "{part:?}");
+        }
+        parts.into_iter().map(|part| part.file).collect()
+    }
+
+    #[test]
+    fn where_there_is_no_file_for_the_next_part_the_finished_ones_are_named_and_the_last_one_stays_as_it_is()
+    {
+        for (taken, finished) in [("id.2.cast", vec![]), ("id.3.cast", vec!["id.cast"])] {
+            let dir = tempfile::tempdir().unwrap();
+            let reader = AuditReader::new(dir.path());
+            let mut recording = recording(&reader, 1);
+            fs::write(reader.recording(taken), "somebody else's").unwrap();
+            for _ in 0..=finished.len() {
+                output(&mut recording, 900).unwrap();
+            }
+            let last = reader.recording(&recording.name);
+            let before = fs::read_to_string(&last).unwrap();
+            // Also when somebody tries again.
+            for _ in 0..2 {
+                assert!(output(&mut recording, 900).unwrap_err().to_string().contains("cannot be recorded"));
+            }
+            assert_eq!(named(&reader, recording.finish(1.0, "0", true).as_ref()), finished);
+            assert_eq!(fs::read_to_string(&last).unwrap(), before);
+            assert_eq!(before.matches("version").count(), 1);
+        }
+    }
+
+    /// Runs the test below in a process in which a file can have so many blocks of 512 bytes: what is beyond is refused, after
+    /// what still fits has been written, as on a disk that is full.
+    fn with_files_of_at_most(blocks: u32, case: &str) {
+        let limit = format!(r#"trap "" XFSZ; ulimit -f {blocks}; exec "$0" "$@""#);
+        let this = std::env::current_exe().unwrap();
+        let child = Command::new("sh")
+            .args(["-c", &limit])
+            .arg(this)
+            .args(["--exact", "recording::tests::what_a_full_disk_cuts_short_has_no_digest", "--nocapture"])
+            .env(CASE, case)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && told.contains("1 passed"),
+            "{told}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+    }
+
+    const CASE: &str = "PORTCULLIS_TEST_RECORDING";
+
+    #[test]
+    fn what_a_full_disk_cuts_short_has_no_digest() {
+        let Ok(case) = std::env::var(CASE) else {
+            let cases = ["frame", "part", "end", "sealed"];
+            return cases.into_iter().for_each(|case| with_files_of_at_most(4, case));
+        };
+        if case == "sealed" {
+            return sealed();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let reader = AuditReader::new(dir.path());
+        let size = |file: &str| fs::metadata(reader.recording(file)).unwrap().len();
+        // Beyond 2048 bytes: a frame of the first part, a frame of the second, or nothing but the last line.
+        let (part, names) = if case == "part" { (1000, vec!["id.cast"]) } else { (5000, vec![]) };
+        let mut recording = recording(&reader, part);
+        if case == "end" {
+            output(&mut recording, 100).unwrap();
+            let first = recording.bytes();
+            output(&mut recording, 100).unwrap();
+            let around = recording.bytes() - first - 100;
+            let room = 2048 - recording.bytes() - around - 5;
+            output(&mut recording, usize::try_from(room).unwrap()).unwrap();
+        } else {
+            output(&mut recording, 1000).unwrap();
+            output(&mut recording, 500).unwrap();
+            assert!(output(&mut recording, 1800).is_err());
+            assert!(output(&mut recording, 1).is_err());
+        }
+        let last = recording.name.clone();
+        assert_eq!(named(&reader, recording.finish(1.0, "0", true).as_ref()), names);
+        assert_eq!(size(&last), 2048, "what still fitted was written");
+    }
+
+    /// With a key the end of a part is a chunk of its own: of some size a part is whole but for that, when a next one is to
+    /// begin or the session ends.
+    fn sealed() {
+        let mut ends_that_did_not_fit = 0;
+        for (size, goes_on) in (1400..1800).flat_map(|size| [(size, false), (size, true)]) {
+            let dir = tempfile::tempdir().unwrap();
+            let reader = AuditReader::new(dir.path()).body_keys(BodyKeys::new([[7; 32]]));
+            let mut recording = recording(&reader, 1);
+            output(&mut recording, 900).unwrap();
+            let fitted = output(&mut recording, size).is_ok();
+            let went_on = fitted && goes_on && output(&mut recording, 1).is_ok();
+            ends_that_did_not_fit += u32::from(fitted && goes_on && !went_on);
+            let named = named(&reader, recording.finish(1.0, "0", false).as_ref());
+            let all = ["id.cast", "id.2.cast", "id.3.cast"];
+            assert_eq!(named, all[..named.len()]);
+            match (fitted, goes_on) {
+                (true, false) => assert!([1, 2].contains(&named.len())),
+                _ => assert_eq!(named.len(), if went_on { 3 } else { 1 }),
+            }
+            assert_eq!(reader.recording("id.3.cast").exists(), went_on);
+        }
+        assert!(ends_that_did_not_fit > 0);
+    }
 }

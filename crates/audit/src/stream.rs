@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::SignedDuration;
@@ -275,6 +275,9 @@ impl StreamStage for Stage {
                 }
             };
             let seconds = self.seconds();
+            if let Some(progress) = &mut self.progress {
+                progress.told().await;
+            }
             let Some((mut summary, recording)) = self.summarize(ended) else { return };
             // A command that told its status has ended, whichever end closed the connection first.
             let outcome = if summary.exit.is_some() { End::Completed } else { outcome };
@@ -283,9 +286,6 @@ impl StreamStage for Stage {
                 let finished =
                     tokio::task::spawn_blocking(move || recording.finish(seconds, &status, true)).await;
                 summary.recording = finished.ok().flatten();
-            }
-            if let Some(progress) = self.progress.take() {
-                progress.told().await;
             }
             self.slot.close(outcome, summary).await;
         })
@@ -319,7 +319,13 @@ impl Stage {
             }
         }
         metrics::stream_closed(self.recording.as_ref().map_or(0, RecordingFile::bytes));
-        Some((summary, self.recording.take()))
+        let mut recording = self.recording.take();
+        if let Some((recording, flushed)) =
+            recording.as_mut().zip(self.progress.as_ref().and_then(Progress::lost_after))
+        {
+            recording.lose_after(flushed);
+        }
+        Some((summary, recording))
     }
 
     /// Puts on record how far the stream is: when a part of the recording is `full`, and every five minutes.
@@ -382,6 +388,8 @@ struct Progress {
     telling: Option<JoinHandle<()>>,
     /// A part could not be flushed, or the log did not take its digest.
     failed: Arc<AtomicBool>,
+    /// How many parts are on the disk.
+    flushed: Arc<AtomicUsize>,
 }
 
 /// How often, while data flows, an open stream is told of.
@@ -389,7 +397,7 @@ const PROGRESS_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
 impl Progress {
     fn new(opened: Timestamp) -> Self {
-        Self { last: opened, telling: None, failed: Arc::default() }
+        Self { last: opened, telling: None, failed: Arc::default(), flushed: Arc::default() }
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
@@ -400,11 +408,18 @@ impl Progress {
         self.failed.load(Ordering::Acquire)
     }
 
+    /// If something failed: how many parts of the recording are on the disk nevertheless. Nobody knows what the files of the
+    /// others will have.
+    fn lost_after(&self) -> Option<usize> {
+        self.has_failed().then(|| self.flushed.load(Ordering::Acquire))
+    }
+
     /// Flushes the part that is `full`, records the event, and has the part moved into the store; one after the other, so that
     /// each event's parts are on the disk.
     fn tell(&mut self, context: &Arc<Context>, now: Timestamp, full: Option<File>, told: &StreamProgress) {
         self.last = now;
-        let (before, failed) = (self.telling.take(), self.failed.clone());
+        let (before, failed, flushed_parts) =
+            (self.telling.take(), self.failed.clone(), self.flushed.clone());
         let (audit, id, event) = (context.audit.clone(), context.id, told.event(context.id));
         let part = told.parts.last().filter(|_| full.is_some()).cloned();
         self.telling = Some(tokio::spawn(async move {
@@ -416,10 +431,16 @@ impl Progress {
                 return;
             }
             let flushed = match full {
-                Some(file) => tokio::task::spawn_blocking(move || file.sync_all()).await,
-                None => Ok(Ok(())),
+                Some(file) => tokio::task::spawn_blocking(move || {
+                    file.sync_all()?;
+                    flushed_parts.fetch_add(1, Ordering::AcqRel);
+                    Ok(())
+                })
+                .await
+                .map_err(std::io::Error::other)
+                .and_then(|flushed| flushed),
+                None => Ok(()),
             };
-            let flushed = flushed.map_err(std::io::Error::other).and_then(|flushed| flushed);
             let recorded = match flushed {
                 Ok(()) => audit.record(event).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
@@ -435,9 +456,77 @@ impl Progress {
     }
 
     /// Resolves when everything has been told.
-    async fn told(self) {
-        if let Some(telling) = self.telling {
+    async fn told(&mut self) {
+        if let Some(telling) = self.telling.take() {
             let _ = telling.await;
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use http::{Method, Uri};
+    use portcullis_core::{AuditId, ErrorFormat, RequestInfo, Trail};
+
+    use super::*;
+    use crate::{Audit, AuditOptions};
+
+    #[tokio::test]
+    async fn a_part_that_could_not_be_flushed_is_not_named_and_none_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (audit, _) = Audit::open(dir.path(), AuditOptions::new("test.example/audit")).unwrap();
+        let info = RequestInfo::non_resource(&Method::GET, "/exec");
+        let head = (Method::GET, Uri::from_static("/exec"));
+        let (id, trail) = (AuditId::generate(), Trail::default());
+        let context =
+            Context::new(audit.clone(), id, None, info.clone(), head, None, None, trail, ErrorFormat::Status);
+        let context = Arc::new(context);
+        let header = Header { timestamp: 0, command: "sh".into(), title: "exec".into() };
+        let limits = Limits { input: false, part: 1, total: 10_000 };
+        let mut recording = RecordingFile::create(audit.reader(), id.to_string(), header, limits).unwrap();
+        let mut progress = Progress::new(audit.now());
+        for nth in 0..4 {
+            let data = "x".repeat(100).into();
+            let frame =
+                StreamFrame { direction: Direction::ToClient, channel: Channel::Stdout, data, fin: false };
+            let Some(full) = recording.frame(0.0, &frame).unwrap() else { continue };
+            // What is no file cannot be flushed, as a file on a disk that is full or has died.
+            let pipe = || File::from(OwnedFd::from(std::io::pipe().unwrap().0));
+            let full = if nth == 2 { pipe() } else { full };
+            let told = StreamProgress {
+                session: None,
+                channels: BTreeMap::new(),
+                parts: recording.finished().to_vec(),
+            };
+            progress.tell(&context, audit.now(), Some(full), &told);
+        }
+        let slot = Arc::new(StreamSlot::default());
+        let stage = Stage {
+            context,
+            slot: slot.clone(),
+            opened: audit.now(),
+            summary: Some(StreamSummary {
+                transport: String::new(),
+                subprotocol: String::new(),
+                container: None,
+                tty: false,
+                ended: String::new(),
+                exit: None,
+                channels: BTreeMap::new(),
+                recording: None,
+            }),
+            digests: BTreeMap::new(),
+            status: Vec::new(),
+            recording: Some(recording),
+            progress: Some(progress),
+        };
+        Box::new(stage).close(StreamEnd::Closed).await;
+        let closed = slot.0.lock().unwrap().closed.take().unwrap();
+        let files: Vec<_> = closed.1.recording.unwrap().files().map(|part| part.file).collect();
+        assert_eq!(files, [format!("{id}.cast")]);
+        audit.close().await;
     }
 }

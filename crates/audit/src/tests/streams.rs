@@ -270,6 +270,33 @@ async fn a_session_that_cannot_be_recorded_is_cut() {
 }
 
 #[tokio::test]
+async fn of_a_recording_that_breaks_off_only_what_was_finished_is_on_record() {
+    let gateway = Gateway::with(|options| options.recording_part(100).recording_limit(10_000));
+    let (service, mut stages) = upgrading(&gateway, &["sh"]);
+    send(&service, get("/pods/web/exec")).await;
+    let mut stage = stages.recv().await.unwrap();
+    let id = gateway.intents()[0].id;
+    let third = gateway.audit.reader().recording(&format!("{id}.3.cast"));
+    std::fs::write(third, "it cannot be made").unwrap();
+    (0..2).for_each(|_| pass(&mut *stage, Channel::Stdout, "hello\n").unwrap());
+    for _ in 0..2 {
+        let refused = pass(&mut *stage, Channel::Stdout, "lost\n").unwrap_err();
+        assert!(refused.contains("cannot be recorded"), "{refused}");
+    }
+    let second = std::fs::read(gateway.audit.reader().recording(&format!("{id}.2.cast"))).unwrap();
+    stage.close(StreamEnd::Aborted(portcullis_core::StreamAbort::Failed("not recorded".into()))).await;
+
+    let outcome = gateway.outcomes(1).remove(0);
+    let named: Vec<_> = outcome.stream.unwrap().recording.unwrap().files().map(|part| part.file).collect();
+    assert_eq!((outcome.end, named), (End::Aborted, vec![format!("{id}.cast")]));
+    gateway.audit.close().await;
+    let after = std::fs::read(gateway.audit.reader().recording(&format!("{id}.2.cast"))).unwrap();
+    assert!(after == second, "nothing is written after the error");
+    let report = AuditVerifier::open(gateway.dir.path()).unwrap().run().unwrap();
+    assert!(report.is_ok() && report.stored == 1, "{report:?}");
+}
+
+#[tokio::test]
 async fn copies_and_forwarded_ports_are_counted_not_recorded() {
     let gateway = Gateway::new();
     let (service, mut stages) = upgrading(&gateway, &["tar", "cf", "-", "/data"]);
