@@ -99,7 +99,6 @@ impl Audit {
         let (ledger, recovery) = Ledger::open(&dir, ledger)?;
         let recordings = dir.join("recordings");
         let cannot = |source| OpenError::Io { path: recordings.clone(), source };
-        std::fs::create_dir_all(&recordings).map_err(cannot)?;
         let reader = AuditReader::from(ledger.reader().clone());
         let keeper = Keeper::start(reader.clone(), ledger.writer()).map_err(cannot)?;
         let settings = Settings {

@@ -54,13 +54,13 @@ impl Cast {
         Self { header, size: USUAL, part: 1, begun: false, current: Output::Stdout, stdout, stderr, stdin }
     }
 
-    /// What follows belongs to the next part, whose number this returns.
-    pub(crate) fn next_part(&mut self) -> u32 {
+    /// Begins the next part: what follows belongs to it.
+    pub(crate) fn next_part(&mut self, out: &mut Vec<u8>) {
         self.part += 1;
         self.begun = false;
         // A part is read by itself, too: it says anew from which output what follows is.
         self.current = Output::Stdout;
-        self.part
+        self.begin(out);
     }
 
     /// The command wrote something.
@@ -104,7 +104,7 @@ impl Cast {
             };
             self.text(seconds, from, &rest, out);
         }
-        // Perhaps nothing has been said yet in this part.
+        // Perhaps nothing has been said at all.
         self.begin(out);
         let typed = self.stdin.rest();
         if !typed.is_empty() {
@@ -258,7 +258,7 @@ mod tests {
         cast.resize(0.1, br#"{"Width":100,"Height":30}"#, &mut out);
         cast.output(0.2, Output::Stderr, "gr\u{fc}".as_bytes().split_last().unwrap().1, &mut out);
         out.clear();
-        assert_eq!(cast.next_part(), 2);
+        cast.next_part(&mut out);
         cast.output(60.0, Output::Stderr, &"\u{fc}".as_bytes()[1..], &mut out);
         cast.resize(60.5, br#"{"Width":90,"Height":30}"#, &mut out);
         let events = events(&out);
@@ -274,7 +274,7 @@ mod tests {
         let (mut cast, mut out) = (cast(), Vec::new());
         cast.input(0.1, &"\u{fc}".as_bytes()[..1], &mut out);
         out.clear();
-        cast.next_part();
+        cast.next_part(&mut out);
         cast.end(0.2, "0", &mut out);
         assert_eq!(events(&out)[0]["part"], 2);
     }

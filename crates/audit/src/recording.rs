@@ -143,8 +143,9 @@ impl RecordingFile {
         };
         self.finished_bytes += part.bytes;
         self.finished.push(part);
-        self.cast.next_part();
-        Ok(())
+        // Its header now: a part has one, whatever becomes of the frame it was begun for.
+        self.cast.next_part(&mut self.lines);
+        self.write()
     }
 
     /// To the kernel, before the frame goes on: a few microseconds, as for a log line.
@@ -251,6 +252,19 @@ mod tests {
             assert_eq!(fs::read_to_string(&last).unwrap(), before);
             assert_eq!(before.matches("version").count(), 1);
         }
+    }
+
+    #[test]
+    fn a_part_begins_with_its_header_even_where_nothing_else_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = AuditReader::new(dir.path());
+        let mut recording = recording(&reader, 1);
+        output(&mut recording, 900).unwrap();
+        assert!(output(&mut recording, 100_000).unwrap_err().to_string().contains("outgrown"));
+        assert_eq!(named(&reader, recording.finish(1.0, "cut", true).as_ref()), ["id.cast", "id.2.cast"]);
+        let last = fs::read_to_string(reader.recording("id.2.cast")).unwrap();
+        let lines: Vec<_> = last.lines().collect();
+        assert!(lines[0].contains(r#""version":2"#) && lines.len() == 2, "{last}");
     }
 
     /// Runs the test below in a process in which a file can have so many blocks of 512 bytes: what is beyond is refused, after
