@@ -3,7 +3,7 @@
 //! Whoever holds the *pen* (`write.rs`) writes everything that is queued with one call. A caller that finds the pen free
 //! and the disk idle takes it for itself: waking another thread would cost more than the write. Otherwise the *writer*
 //! thread does it. The *syncer* (`sync.rs`) flushes with one call for everybody who waits for that, so that a record which only
-//! has to reach the kernel never waits for another's flush. The *publisher* (`publish.rs`) writes tiles and signs checkpoints.
+//! has to reach the kernel never waits for another's flush; a caller that may be blocked does that for itself, too. The *publisher* (`publish.rs`) writes tiles and signs checkpoints.
 //!
 //! **Invariants.** A completion is called exactly once. `Ok` means the record is in the log as durably as was asked and
 //! stays there. After a failure every append is refused until the files have been repaired.
@@ -14,7 +14,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::ledger::OnFailure;
-use crate::log::{Dirty, Log};
+use crate::log::{Dirty, Disk, Log};
 use crate::publish::Seal;
 use crate::segment::MAX_RECORD;
 use crate::write::{Pen, Turn};
@@ -89,18 +89,24 @@ impl Writer {
     /// Appends a record, or refuses at once. Never waits for the disk: at most for the kernel to take a few records.
     pub fn append(&self, record: Vec<u8>, durability: Durability, done: Completion) {
         match self.try_reserve() {
-            Ok(slot) => slot.submit(record, durability, done, false),
+            Ok(slot) => slot.submit(record, durability, done, Caller::GoesOn),
             Err(error) => done(Err(error)),
         }
     }
 
-    /// Appends a record and blocks until that is done: for tools and tests, not for asynchronous code.
+    /// Appends a record and blocks until that is done: for threads of their own, not for asynchronous code. A caller that
+    /// finds nobody else at it flushes by itself, so that no other thread has to be woken.
     ///
     /// # Errors
     /// When it was not appended.
     pub fn append_blocking(&self, record: Vec<u8>, durability: Durability) -> Result<Receipt, AppendError> {
         let (send, receive) = sync_channel(1);
-        self.append(record, durability, Box::new(move |result| drop(send.send(result))));
+        self.try_reserve()?.submit(
+            record,
+            durability,
+            Box::new(move |result| drop(send.send(result))),
+            Caller::Blocks,
+        );
         receive.recv().unwrap_or(Err(AppendError::Closed))
     }
 
@@ -169,11 +175,12 @@ pub struct Slot {
 impl Slot {
     /// Appends the record. Never waits for the disk, so it may be called from `Drop`.
     pub fn append(self, record: Vec<u8>, durability: Durability, done: Completion) {
-        self.submit(record, durability, done, true);
+        self.submit(record, durability, done, Caller::Tells);
     }
 
-    fn submit(mut self, record: Vec<u8>, durability: Durability, done: Completion, keep: bool) {
+    fn submit(mut self, record: Vec<u8>, durability: Durability, done: Completion, caller: Caller) {
         let Some(shared) = self.shared.take() else { return };
+        let keep = caller == Caller::Tells;
         let size = record.len();
         let mut state = shared.lock();
         let refused = match state.admit() {
@@ -199,7 +206,10 @@ impl Slot {
         match Turn::take_here(&shared, &mut state) {
             Some(turn) => {
                 drop(state);
-                turn.write_a_few();
+                match caller {
+                    Caller::Blocks => turn.write_and_flush(),
+                    Caller::GoesOn | Caller::Tells => turn.write_a_few(),
+                }
             }
             None => {
                 let idle = state.pen.is_some();
@@ -226,6 +236,17 @@ impl fmt::Debug for Slot {
     }
 }
 
+/// Who appends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// Somebody who may not be blocked, and will ask again if it is refused.
+    GoesOn,
+    /// The same, and what it tells *has* happened.
+    Tells,
+    /// Somebody who waits, whatever it takes.
+    Blocks,
+}
+
 /// A record on its way.
 pub(crate) struct Job {
     pub(crate) record: Vec<u8>,
@@ -240,6 +261,7 @@ pub(crate) struct Job {
 pub(crate) struct Shared {
     state: Mutex<State>,
     capacity: usize,
+    pub(crate) disk: Disk,
     /// Wakes the writer.
     pub(crate) work: Condvar,
     /// Wakes the syncer, and the writer when it waits for the syncer.
@@ -298,6 +320,7 @@ impl State {
 
 impl Shared {
     pub(crate) fn new(capacity: usize, on_failure: Option<OnFailure>, log: Log, checkpointed: u64) -> Self {
+        let disk = log.disk();
         let state = State {
             queue: Vec::new(),
             late: Vec::new(),
@@ -324,6 +347,7 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             capacity,
+            disk,
             work: Condvar::new(),
             flush: Condvar::new(),
             seal: Condvar::new(),
