@@ -82,6 +82,7 @@
 mod bodies;
 mod body;
 mod cosignature;
+mod files;
 mod hash;
 mod keys;
 mod ledger;
@@ -106,7 +107,7 @@ mod writer;
 
 pub use bodies::{Bodies, BodyReader, BodyWriter, MAX_BODY_READ, StoredBody};
 pub use body::BodyKeys;
-pub use cosignature::{Cosignature, WitnessKey};
+pub use cosignature::{CosignError, Cosignature, WitnessKey};
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
 pub use live::{LiveBody, LiveReader};

@@ -1,15 +1,12 @@
 //! `portcullis audit cosign`.
 
-use std::{
-    io::{ErrorKind, Read},
-    path::PathBuf,
-};
+use std::{io::Read, path::PathBuf};
 
 use anstream::println;
 use clap::Args;
-use portcullis_ledger::{Reader, WitnessKey};
+use portcullis_ledger::{CosignError, Reader, WitnessKey};
 
-use super::LogArgs;
+use super::{LogArgs, unreadable};
 use crate::cli::{
     CliError, Failure,
     output::{GREEN, PLAIN},
@@ -38,9 +35,10 @@ pub(super) fn cosign(args: CosignArgs) -> Result<u8, CliError> {
     let mut note = String::new();
     std::fs::File::open(&args.file)?.take(MOST_NOTE).read_to_string(&mut note)?;
     let kept = Reader::new(args.log.dir()?).keep_cosignatures(&note, &args.witness_key);
-    let kept = kept.map_err(|error| match error.kind() {
-        ErrorKind::InvalidData => Failure::new(65, format!("{}: {error}", args.file.display())),
-        _ => Failure::new(74, error.to_string()),
+    let kept = kept.map_err(|error| match error {
+        CosignError::Note(error) => Failure::new(65, format!("{}: {error}", args.file.display())).into(),
+        CosignError::Log(error) => unreadable(error),
+        error => CliError::from(Failure::new(74, error.to_string())),
     })?;
     if kept.is_empty() {
         return Err(
