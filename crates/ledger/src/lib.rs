@@ -63,6 +63,7 @@
 //! checkpoint, checkpoint.cosigned     the newest signed checkpoint, and the newest one that a witness cosigned
 //! key.pem, key.pub, rotations/        the private key (owner only), the public keys (C2SP vkeys), how one followed another
 //! lock                                held by the one process that appends
+//! checkpoint.cosigned.lock            held while checkpoint.cosigned is written
 //! ```
 //!
 //! Every byte is described in `docs/ledger-format.md`.
