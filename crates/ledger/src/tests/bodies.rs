@@ -203,6 +203,19 @@ fn a_body_of_which_a_power_cut_left_zeros_is_written_again() {
 }
 
 #[test]
+fn no_chunk_but_the_last_is_empty() {
+    let (dir, bodies) = bodies(&[]);
+    let digest = bodies.put(b"hello", Durability::Write).unwrap();
+    // Behind the header, where the first chunk's head is.
+    rewrite(&bodies.path(digest), |bytes| drop(bytes.splice(58..58, [0; 4])));
+    assert_eq!(bodies.read(digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert!(!bodies.refresh(digest).unwrap());
+    let live = dir.path().join("live");
+    fs::copy(bodies.path(digest), &live).unwrap();
+    assert!(io::copy(&mut bodies.open_live(&live).unwrap(), &mut io::sink()).is_err());
+}
+
+#[test]
 fn retention_drops_the_old_and_the_log_stays() {
     let dir = written(3);
     let (ledger, _) = Ledger::open(dir.path(), small()).unwrap();
