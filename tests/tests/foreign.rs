@@ -128,7 +128,7 @@ async fn go_accepts_what_we_wrote_and_refuses_it_changed() {
 }
 
 #[tokio::test]
-async fn go_follows_to_a_new_key() {
+async fn go_reads_a_log_with_a_new_key() {
     let program = foreign_verifier().await;
     let written = Written::new();
     Ledger::rotate_key(written.dir.path(), Options::new(ORIGIN)).unwrap();

@@ -11,7 +11,8 @@ use portcullis_core::{
     Timestamp,
 };
 use portcullis_ledger::{
-    AppendError, Bodies, Completion, Durability, Health, Ledger, OpenError, ReadError, Reader, Slot, Writer,
+    AppendError, Bodies, Completion, Durability, Health, Ledger, OpenError, Options, ReadError, Reader,
+    Rotation, Slot, Writer,
 };
 use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
@@ -21,7 +22,7 @@ use crate::keeper::Keeper;
 use crate::metrics;
 use crate::options::AuditOptions;
 use crate::reader::AuditReader;
-use crate::record::{End, Entry, Outcome, Record, Recovered, SCHEMA_VERSION, Started, Stopped};
+use crate::record::{End, Entry, KeyRotated, Outcome, Record, Recovered, SCHEMA_VERSION, Started, Stopped};
 use crate::session::Sessions;
 
 /// An open log. Cheap to clone; make the layers from it, hand it to whoever needs an [`EventSink`] or an [`IntentLookup`],
@@ -79,12 +80,7 @@ impl Audit {
     pub fn open(dir: impl Into<PathBuf>, options: AuditOptions) -> Result<(Self, Opened), OpenError> {
         let dir = dir.into();
         let AuditOptions { origin, ledger, clock, redactor, session_idle, reads, writes, .. } = options;
-        let recovery_clock = clock.clone();
-        let ledger = ledger.recovery_record(move |recovery| {
-            tracing::warn!(?recovery, "the audit log was repaired");
-            let recovered = Record::Recovered(Recovered::from(recovery));
-            encode(recovery_clock.now(), recovered).unwrap_or_else(|_| recovery.to_record())
-        });
+        let ledger = with_our_records(ledger, &clock);
         let (tell, failing) = watch::channel(false);
         let ledger = ledger.on_failure(move |failure| {
             metrics::failing(failure.is_some());
@@ -432,6 +428,33 @@ fn has_intent(reader: &Reader, id: AuditId) -> Result<bool, ReadError> {
     Ok(false)
 }
 
+/// Gives the log in `dir`, which nobody may have open, a new key: [`Ledger::rotate_key`], with a record as readers of this log
+/// know it. Blocks.
+///
+/// # Errors
+/// When the log cannot be opened, is not what it was, or something cannot be written.
+pub fn rotate_key(dir: impl Into<PathBuf>, clock: SharedClock) -> Result<Rotation, OpenError> {
+    let dir = dir.into();
+    let keys = Reader::new(&dir).keys()?;
+    let options = with_our_records(Options::new(keys[0].name()), &clock);
+    Ledger::rotate_key(dir, options)
+}
+
+/// Has the ledger tell of itself in our schema.
+fn with_our_records(ledger: Options, clock: &SharedClock) -> Options {
+    let (recovered, rotated) = (clock.clone(), clock.clone());
+    ledger
+        .recovery_record(move |recovery| {
+            tracing::warn!(?recovery, "the audit log was repaired");
+            let record = Record::Recovered(Recovered::from(recovery));
+            encode(recovered.now(), record).unwrap_or_else(|_| recovery.to_record())
+        })
+        .rotation_record(move |rotation| {
+            let record = Record::KeyRotated(KeyRotated::from(rotation));
+            encode(rotated.now(), record).unwrap_or_else(|_| rotation.to_record())
+        })
+}
+
 fn encode(time: Timestamp, record: Record) -> Result<Vec<u8>, serde_json::Error> {
     Entry { v: SCHEMA_VERSION, time, record }.encode()
 }
@@ -444,6 +467,7 @@ const fn kind(record: &Record) -> &'static str {
         Record::Started(_) => "started",
         Record::Stopped(_) => "stopped",
         Record::Recovered(_) => "recovered",
+        Record::KeyRotated(_) => "keyRotated",
         Record::Unknown => "unknown",
     }
 }

@@ -80,7 +80,7 @@ mod session;
 mod stream;
 mod verify;
 
-pub use audit::{Audit, Opened};
+pub use audit::{Audit, Opened, rotate_key};
 pub use commit::{CommitLayer, CommitService};
 pub use intents::Intents;
 pub use layer::{AuditLayer, AuditService};
@@ -89,9 +89,9 @@ pub use policy::{AuditPolicy, Level, PolicyError, Stage};
 pub use portcullis_ledger as ledger;
 pub use reader::{AuditReader, Kept, RecordingReader, Records, Stored};
 pub use record::{
-    BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, Outcome, Record, Recording, RecordingPart,
-    Recovered, RefusalSummary, Request, ResponseBody, SCHEMA_VERSION, Started, Stopped, StreamProgress,
-    StreamSummary,
+    BodyCopy, ChannelSummary, End, Entry, GrantSummary, Intent, KeyRotated, Outcome, Record, Recording,
+    RecordingPart, Recovered, RefusalSummary, Request, ResponseBody, SCHEMA_VERSION, Started, Stopped,
+    StreamProgress, StreamSummary,
 };
 pub use retention::{DiskUse, Dropped, Retention};
 pub use verify::{AuditVerifier, Changed, Report};

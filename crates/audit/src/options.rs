@@ -56,7 +56,7 @@ impl AuditOptions {
         }
     }
 
-    /// Changes how the ledger is kept: its key file, segment size, capacity, who hears its checkpoints (by default the
+    /// Changes how the ledger is kept: its segment size, capacity, who hears its checkpoints (by default the
     /// operator's log, once a minute, so that they leave the host where logs do). Who hears of failures is the layers'
     /// own business.
     #[must_use]

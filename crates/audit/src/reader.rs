@@ -9,7 +9,7 @@ use portcullis_core::{Decision, Event, Timestamp, Verdict};
 use portcullis_ledger::{Bodies, BodyKeys, BodyReader, Entries, Hash, LiveReader, ReadError, Reader};
 use sha2::{Digest as _, Sha256};
 
-use crate::record::{End, Entry, Intent, Outcome, Record, RecordingPart, StreamProgress};
+use crate::record::{End, Entry, Intent, KeyRotated, Outcome, Record, RecordingPart, StreamProgress};
 
 /// A record as it stands in the log.
 #[derive(Clone, Debug)]
@@ -356,6 +356,9 @@ impl Entry {
             Record::Recovered(recovered) => {
                 let why = recovered.error.as_deref().unwrap_or("a write had been cut short");
                 write!(line, "-  storage repaired ({}: {why})", recovered.cause)
+            }
+            Record::KeyRotated(KeyRotated { previous, next, .. }) => {
+                write!(line, "-  new key {next}, after {previous}")
             }
             Record::Unknown => line.write_str("-  a record of another version"),
         };

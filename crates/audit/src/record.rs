@@ -11,7 +11,7 @@ use portcullis_core::{
     Approval, AuditId, Connection, Event, EventKind, Grant, Identity, Redactor, Refusal, RequestInfo,
     Timestamp, Verdict,
 };
-use portcullis_ledger::{Hash, Recovery, RecoveryCause};
+use portcullis_ledger::{Hash, Recovery, RecoveryCause, Rotation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -49,6 +49,8 @@ pub enum Record {
     Stopped(Stopped),
     /// The log's storage failed, or a crash cut a write short, and it was put right.
     Recovered(Recovered),
+    /// The log's key is being replaced. That it was, and by which, the note in `rotations/` says.
+    KeyRotated(KeyRotated),
     /// A record of a later version.
     #[serde(other)]
     Unknown,
@@ -471,6 +473,24 @@ impl From<&Recovery> for Recovered {
     }
 }
 
+/// The log's key is being replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRotated {
+    /// How many records there were.
+    pub size: u64,
+    /// The public key until now, as a vkey.
+    pub previous: String,
+    /// That from now on.
+    pub next: String,
+}
+
+impl From<&Rotation> for KeyRotated {
+    fn from(rotation: &Rotation) -> Self {
+        Self { size: rotation.size, previous: rotation.previous.to_string(), next: rotation.next.to_string() }
+    }
+}
+
 impl Request {
     /// What may be kept of a request's head. Without a redactor that is its path, but neither query nor user agent.
     pub(crate) fn redacted(
@@ -592,6 +612,10 @@ mod tests {
         check(
             Record::Started(Started { version: "0.1.0".into(), unknown: 2 }),
             r#"{"v":1,"time":"2026-11-03T12:00:00Z","type":"started","version":"0.1.0","unknown":2}"#,
+        );
+        check(
+            Record::KeyRotated(KeyRotated { size: 10, previous: "log+1+A".into(), next: "log+2+B".into() }),
+            r#"{"v":1,"time":"2026-11-03T12:00:00Z","type":"keyRotated","size":10,"previous":"log+1+A","next":"log+2+B"}"#,
         );
         check(
             Record::Event(Box::new(Event::new(portcullis_core::EventKind::Held).ticket("t1"))),

@@ -18,6 +18,8 @@ use serde_json::Value;
 use tokio::io::AsyncBufRead;
 use tokio_util::io::StreamReader;
 
+use crate::causes::causes;
+
 /// The most of an answer that is read.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
 
@@ -207,7 +209,7 @@ impl Gateway {
 
     /// The body of an answer that is no refusal.
     async fn answer(&self, request: Request<Body>) -> Result<Body, ClientError> {
-        let response = self.client.send(request).await.map_err(|e| self.unreachable(chain(&e)))?;
+        let response = self.client.send(request).await.map_err(|e| self.unreachable(causes(&e)))?;
         let (status, body) = (response.status(), response.into_body());
         if status.is_success() {
             return Ok(body);
@@ -280,19 +282,6 @@ fn refusal_message(status: StatusCode, body: &[u8]) -> String {
         .iter()
         .find_map(|field| said[*field].as_str().map(str::to_owned));
     words.unwrap_or_else(|| format!("the gateway answered {status}"))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! ```
 
 mod api;
+mod causes;
 mod cli;
 mod client;
 pub mod config;

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::body::{BodyKeys, Decoder, Encoder, decoder, is_whole};
-use crate::ledger::make_dir;
+use crate::files::{make_dir, private, sync_dir};
 use crate::live::{LiveBody, LiveReader};
 use crate::tiles::names;
 use crate::{Durability, Hash};
@@ -46,35 +46,18 @@ impl Bodies {
         Self { dir, keys }
     }
 
-    /// Bodies in a directory of their own: of another kind, for instance, that is kept for another time. It is made when the
-    /// first is stored.
-    #[must_use]
-    pub fn at(dir: impl Into<PathBuf>, keys: BodyKeys) -> Self {
-        Self::new(dir.into(), keys)
-    }
-
-    /// Stores `body` and answers its digest. Blocks on the disk. Storing the same body again costs one look.
+    /// Stores `body` and answers its digest. Blocks on the disk. What is there already is read, and written anew if it is not
+    /// this body.
     ///
     /// # Errors
     /// When it cannot be written; nothing half-written is left under its name.
     pub fn put(&self, body: &[u8], durability: Durability) -> io::Result<Hash> {
         let digest = Hash::of(body);
-        if self.has(digest, Some(body.len() as u64), durability)? {
+        if self.has(digest, durability)? {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
         writer.write_all(body)?;
-        writer.finish(durability)
-    }
-
-    /// Stores what is in `file`, which may be as large as it likes: a recording. Takes a few MiB of memory. The file is left
-    /// where it is.
-    ///
-    /// # Errors
-    /// When it cannot be read, or the body not be written.
-    pub fn put_file(&self, file: &Path, durability: Durability) -> io::Result<Hash> {
-        let mut writer = self.writer()?;
-        io::copy(&mut File::open(file)?, &mut writer)?;
         writer.finish(durability)
     }
 
@@ -110,12 +93,13 @@ impl Bodies {
         fs::remove_file(file)
     }
 
-    /// Has retention count from now on again, as putting the body again does; whether there is one.
+    /// Has retention count from now on again, as putting the body again does; whether there is one, written to its end. Its
+    /// content is not looked at.
     ///
     /// # Errors
     /// When its file cannot be touched.
     pub fn refresh(&self, digest: Hash) -> io::Result<bool> {
-        self.has(digest, None, Durability::Write)
+        self.touch(digest, Durability::Write)
     }
 
     /// A body that is written little by little.
@@ -183,11 +167,11 @@ impl Bodies {
         }
     }
 
-    /// Where the body with this digest is stored, if it is.
+    /// Where the body with this digest is stored, if it is: the file that [`Bodies::open`] reads.
     #[must_use]
     pub fn path(&self, digest: Hash) -> PathBuf {
-        let plain = self.plain(digest);
-        if plain.exists() { plain } else { self.file(digest) }
+        let (stored, plain) = (self.file(digest), self.plain(digest));
+        if !stored.exists() && plain.exists() { plain } else { stored }
     }
 
     /// Drops the body with this digest; whether there was one. The log stays provable: it has the digest.
@@ -246,29 +230,42 @@ impl Bodies {
         left.map(|name| self.dir.join(name)).try_for_each(fs::remove_file)
     }
 
-    /// Whether the body is there already, as durably as that.
-    fn has(&self, digest: Hash, length: Option<u64>, durability: Durability) -> io::Result<bool> {
-        let (path, plain) = (self.file(digest), self.plain(digest));
-        // What a power cut left of an earlier, less durable write is replaced.
-        let there = match File::open(&path) {
-            Ok(file) => is_whole(file)?.then_some(path),
-            Err(_) => fs::metadata(&plain).is_ok_and(|found| Some(found.len()) == length).then_some(plain),
+    /// Whether the body is there already, read whole and found right, and as durable as that. What a power cut left of an
+    /// earlier, less durable write may have its length, and zeros in it.
+    fn has(&self, digest: Hash, durability: Durability) -> io::Result<bool> {
+        Ok(matches!(self.verify(digest), Ok(true)) && self.touch(digest, durability)?)
+    }
+
+    /// Has retention count from now on again; whether there is a body, written to its end.
+    fn touch(&self, digest: Hash, durability: Durability) -> io::Result<bool> {
+        let (stored, plain) = (self.file(digest), self.plain(digest));
+        let path = match File::open(&stored) {
+            Ok(file) if is_whole(&file)? => stored,
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => plain,
+            Err(error) => return Err(error),
         };
-        let Some(path) = there else { return Ok(false) };
         let file = match File::options().write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        // Retention counts from now on again, unless it was quicker: see `retain`.
+        // Unless retention was quicker: see `retain`.
         file.set_modified(now())?;
         if !path.exists() {
             return Ok(false);
         }
         if durability == Durability::Fsync {
             file.sync_all()?;
+            self.sync_names(&path)?;
         }
         Ok(true)
+    }
+
+    /// Makes the name of a body's file durable.
+    fn sync_names(&self, path: &Path) -> io::Result<()> {
+        path.parent().map_or(Ok(()), sync_dir)?;
+        sync_dir(&self.dir)
     }
 
     fn file(&self, digest: Hash) -> PathBuf {
@@ -326,7 +323,7 @@ impl BodyWriter {
         let Self { bodies, digest, encoder, unfinished } = self;
         let digest = Hash::from_digest(digest.finish().as_ref());
         let file = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-        if bodies.has(digest, None, durability)? {
+        if bodies.has(digest, durability)? {
             return Ok(digest);
         }
         if durability == Durability::Fsync {
@@ -337,8 +334,7 @@ impl BodyWriter {
         make_dir(parent)?;
         fs::rename(&unfinished.0, &path)?;
         if durability == Durability::Fsync {
-            sync_dir(parent)?;
-            sync_dir(&bodies.dir)?;
+            bodies.sync_names(&path)?;
         }
         Ok(digest)
     }
@@ -409,18 +405,6 @@ impl fmt::Debug for BodyReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BodyReader").field("digest", &self.expected).finish_non_exhaustive()
     }
-}
-
-/// Makes files that only their owner may read: what agents did is nobody else's business.
-pub(crate) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
 #[expect(

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Integers are little-endian. The upper bit of a chunk's head marks the last chunk, the rest is its payload's length: at most
-//! 64 KiB, and 16 bytes more when it is encrypted. The payloads, one after the other, are one zstd stream. Cipher 0 is none, with
-//! key id and salt zero. Cipher 1 is AES-256-GCM with a key of its own for each body, HKDF-SHA-256 of the configured key and the
+//! 64 KiB, and 16 bytes more when it is encrypted. Only the last chunk may be empty. The payloads, one after the other, are one
+//! zstd stream. Cipher 0 is none, with key id and salt zero. Cipher 1 is AES-256-GCM with a key of its own for each body, HKDF-SHA-256 of the configured key and the
 //! salt; the nonce is seven zeros, the chunk's number (u32, big-endian) and whether it is the last, and the header is
 //! authenticated with each chunk. This is the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár 2015): chunks that are
 //! changed, left out, repeated, in another order, or cut off at the end are noticed before a byte of them is used.
@@ -23,7 +23,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
-use crate::bodies::private;
+use crate::files::{self, private};
 use crate::keys::others_may_read;
 
 pub(crate) const MAGIC: &[u8; 16] = b"portcullis-body\n";
@@ -65,9 +65,13 @@ impl BodyKeys {
             let refuse = |what: &str| {
                 io::Error::new(io::ErrorKind::InvalidInput, format!("body key {}: {what}", file.display()))
             };
-            let bytes = Zeroizing::new(
-                fs::read(file).map_err(|error| io::Error::new(error.kind(), refuse(&error.to_string())))?,
-            );
+            let bytes = match files::read(file, 32) {
+                Ok(bytes) => Zeroizing::new(bytes),
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    return Err(refuse("it is not 32 bytes long"));
+                }
+                Err(error) => return Err(io::Error::new(error.kind(), refuse(&error.to_string()))),
+            };
             if others_may_read(file)? {
                 return Err(refuse("others than its owner may read it: chmod 600 it, or replace it"));
             }
@@ -263,7 +267,10 @@ impl<W: Write> Write for Encoder<W> {
 /// The length of a chunk's payload, from its head.
 pub(crate) fn chunk_length(head: u32, encrypted: bool) -> io::Result<usize> {
     let length = (head & !LAST) as usize;
-    if length > CHUNK + if encrypted { MAX_TAG_LEN } else { 0 } {
+    let tag = if encrypted { MAX_TAG_LEN } else { 0 };
+    // Zeros are what a power cut leaves where a chunk was to come.
+    let empty = length <= tag && head & LAST == 0;
+    if length > CHUNK + tag || empty {
         return Err(damaged("a chunk's length is impossible"));
     }
     Ok(length)
@@ -328,18 +335,26 @@ pub(crate) fn decoder<R: Read>(from: R, keys: &BodyKeys) -> io::Result<Decoder<R
     Ok(decoder)
 }
 
-/// Whether a stored body was written to its end: a power cut may have cut it short. Says nothing of its content.
+/// Whether a stored body was written to its end: a power cut may have cut it short, or left zeros where chunks were to come. Says
+/// nothing of its content.
 pub(crate) fn is_whole(mut file: impl Read + io::Seek) -> io::Result<bool> {
     let end = file.seek(io::SeekFrom::End(0))?;
+    file.rewind()?;
+    let mut header = [0; HEADER];
+    if file.read_exact(&mut header).is_err() {
+        return Ok(false);
+    }
+    let encrypted = header[17] != 0;
     let mut at = HEADER as u64;
     loop {
         let mut head = [0; 4];
         file.seek(io::SeekFrom::Start(at))?;
-        if at + 4 > end || file.read_exact(&mut head).is_err() {
+        if file.read_exact(&mut head).is_err() {
             return Ok(false);
         }
         let head = u32::from_le_bytes(head);
-        at += 4 + u64::from(head & !LAST);
+        let Ok(length) = chunk_length(head, encrypted) else { return Ok(false) };
+        at += 4 + length as u64;
         if head & LAST != 0 {
             return Ok(at == end);
         }

@@ -3,16 +3,19 @@
 //! A witness has seen that each checkpoint it cosigns continues the one before. So a log that shows different people different
 //! histories is found out, even when it signs both.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::bodies::{private, sync_dir};
+use crate::files::{private, replace};
 use crate::ledger::COSIGNED;
-use crate::note::{Signed, key_id, parse_vkey, verify, write_vkey};
+use crate::note::{Signature, Signed, key_id, parse_vkey, verify, write_vkey};
+use crate::replay::ReadError;
 use crate::rotation::KeyChain;
+use crate::verify::{checkpoint_fault, read_note};
 use crate::{Checkpoint, NoteError, VerifyingKey};
 
 /// The signed-note algorithm byte of a timestamped Ed25519 cosignature.
@@ -39,6 +42,11 @@ impl WitnessKey {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether a line says that it is this key's. What it says of the checkpoint is not looked at.
+    pub(crate) fn made(&self, line: &Signature<'_>) -> bool {
+        self.name == line.name && self.id == line.id
     }
 }
 
@@ -94,7 +102,7 @@ pub(crate) fn cosignatures(
 ) -> Result<Vec<Cosignature>, NoteError> {
     let mut found = Vec::new();
     for line in &signed.signatures {
-        let known = witnesses.iter().find(|witness| witness.name == line.name && witness.id == line.id);
+        let known = witnesses.iter().find(|witness| witness.made(line));
         let Some(witness) = known else { continue };
         let (timestamp, signature) =
             line.bytes.split_first_chunk::<8>().ok_or(NoteError::Malformed("a cosignature is too short"))?;
@@ -109,54 +117,101 @@ pub(crate) fn cosignatures(
     Ok(found)
 }
 
-/// Keeps a cosigned note: see [`Reader::keep_cosignatures`](crate::Reader::keep_cosignatures). Of several processes, one at a
-/// time.
-pub(crate) fn keep(dir: &Path, note: &str, witnesses: &[WitnessKey]) -> io::Result<Vec<Cosignature>> {
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let chain = KeyChain::read(dir).map_err(io::Error::other)?;
-    let checkpoint = chain.verify(note).map_err(invalid)?;
-    let signed = Signed::parse(note).map_err(invalid)?;
-    let found = cosignatures(&signed, witnesses).map_err(invalid)?;
+/// Why cosignatures were not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CosignError {
+    /// The note is not one that this log signed, a cosignature is not the witness's that it names, or there are too many.
+    #[error(transparent)]
+    Note(#[from] NoteError),
+    /// The log's keys, or what has been kept so far, cannot be read or are not what they were. Nothing was changed.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// They could not be stored.
+    #[error("cannot write {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Keeps a cosigned note: see [`Reader::keep_cosignatures`](crate::Reader::keep_cosignatures). Of several processes and threads,
+/// one at a time.
+pub(crate) fn keep(
+    dir: &Path,
+    note: &str,
+    witnesses: &[WitnessKey],
+) -> Result<Vec<Cosignature>, CosignError> {
+    let chain = KeyChain::read(dir)?;
+    let checkpoint = chain.verify(note)?;
+    let signed = Signed::parse(note)?;
+    let found = cosignatures(&signed, witnesses)?;
     if found.is_empty() {
         return Ok(found);
     }
-    let lock = private(fs::File::options().write(true).create(true).truncate(false))
-        .open(dir.join("checkpoint.cosigned.lock"))?;
-    lock.lock()?;
     let path = dir.join(COSIGNED);
-    let before = match fs::read_to_string(&path) {
-        Ok(before) => before,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error),
+    let cannot = |source| CosignError::Io { path: path.clone(), source };
+    let lock = dir.join("checkpoint.cosigned.lock");
+    let lock = private(File::options().write(true).create(true).truncate(false)).open(lock);
+    let lock = lock.map_err(cannot)?;
+    lock.lock().map_err(cannot)?;
+
+    // What is damaged may be evidence: it is not for us to overwrite.
+    let damaged =
+        |detail: &str| checkpoint_fault(&path, format!("{detail}: move it away, then cosign again"));
+    let before = read_note(&path).map_err(|error| match error {
+        ReadError::Fault(fault) => damaged(&fault.detail).into(),
+        error => error,
+    })?;
+    let before = before.as_deref().map(|before| Ok((chain.verify(before)?, Signed::parse(before)?)));
+    let before =
+        before.transpose().map_err(|error: NoteError| ReadError::from(damaged(&error.to_string())))?;
+    let mut kept = Kept::new(signed.text);
+    let known = |line: &Signature<'_>| {
+        chain.has(line.name, line.id) || witnesses.iter().any(|witness| witness.made(line))
     };
-    let mut text = signed.text.to_owned() + "\n";
-    let mut add = |signed: &Signed<'_>| {
-        for signature in &signed.signatures {
-            let ours = chain.has(signature.name, signature.id);
-            let known = witnesses.iter().any(|key| key.name == signature.name && key.id == signature.id);
-            let again = text.lines().any(|line| line == signature.line);
-            if (ours || known) && !again {
-                text = format!("{text}{}\n", signature.line);
+    kept.extend(signed.signatures.iter().filter(|line| known(line)));
+    match &before {
+        // A witness that was slow: there are newer words already.
+        Some((newer, _)) if newer.size > checkpoint.size => return Ok(found),
+        Some((same, _)) if same.size == checkpoint.size && same.root != checkpoint.root => {
+            let detail = "it is of as many records as the note, and of others: verify the log".to_owned();
+            return Err(ReadError::from(checkpoint_fault(&path, detail)).into());
+        }
+        // What others have said of it was looked at when it came.
+        Some((_, same)) if same.text == signed.text => kept.extend(&same.signatures),
+        _ => {}
+    }
+    // What is stored can be read, or it is not stored.
+    chain.verify(&kept.note)?;
+    replace(&path, kept.note.as_bytes()).map_err(cannot)?;
+    Ok(found)
+}
+
+/// A note in the making: of each key one line, the first that comes.
+struct Kept<'a> {
+    note: String,
+    keys: HashSet<(&'a str, u32)>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(text: &str) -> Self {
+        Self { note: format!("{text}\n"), keys: HashSet::new() }
+    }
+
+    fn extend<'l>(&mut self, lines: impl IntoIterator<Item = &'l Signature<'a>>)
+    where
+        'a: 'l,
+    {
+        for line in lines {
+            if self.keys.insert((line.name, line.id)) {
+                self.note.push_str(line.line);
+                self.note.push('\n');
             }
         }
-    };
-    match chain.verify(&before) {
-        // A witness that was slow: there are newer words already.
-        Ok(newer) if newer.size > checkpoint.size => return Ok(found),
-        Ok(same) if same.size == checkpoint.size => {
-            add(&signed);
-            add(&Signed::parse(&before).map_err(invalid)?);
-        }
-        _ => add(&signed),
     }
-    // A temporary name that the checkpoint's own is not: that one may be written at this moment.
-    let temporary = dir.join("checkpoint.cosigned.tmp");
-    let mut file = private(fs::File::options().write(true).create(true).truncate(true)).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    sync_dir(dir)?;
-    Ok(found)
 }
 
 fn message(timestamp: u64, text: &str) -> String {

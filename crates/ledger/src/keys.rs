@@ -4,48 +4,98 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::bodies::sync_dir;
-use crate::ledger::{CHECKPOINT, Ledger, Options, PUBLIC_KEY, cannot_use, key_error, replace};
+use zeroize::Zeroizing;
+
+use crate::files::{self, replace, sync_dir};
+use crate::ledger::{CHECKPOINT, Ledger, Options, PUBLIC_KEY, cannot_use, key_error};
+use crate::note::MAX_NOTE;
 use crate::replay::ReadError;
 use crate::rotation::{KeyChain, Rotation};
-use crate::{AppendError, Durability, OpenError, SigningKey};
+use crate::{AppendError, Durability, OpenError, SigningKey, tiles};
 
-/// The log's private key, made if the log is new, and all public keys it has had.
-pub(crate) fn signing_key(
-    dir: &Path,
-    options: &Options,
-    fresh: bool,
-) -> Result<(SigningKey, KeyChain), OpenError> {
-    let path = key_path(dir, options);
-    let error = |what: &str| OpenError::Key { path: path.clone(), what: what.to_owned() };
-    let key = match load(&path, &options.origin)? {
-        Some(key) => key,
-        None if fresh => make(&path, &options.origin)?,
-        None => {
-            return Err(error(
-                "it is gone, but the log has records signed with it: restore it from a backup",
-            ));
+/// The keys of a log, as they were found. Nothing is changed before [`Keys::settle`].
+pub(crate) struct Keys {
+    dir: PathBuf,
+    key: Option<SigningKey>,
+    /// Of a rotation that a crash cut short.
+    next: Option<SigningKey>,
+    /// What `key.pub` and `rotations/` say; where there are neither, what the private key makes good.
+    chain: Option<KeyChain>,
+}
+
+impl Keys {
+    pub(crate) fn find(dir: &Path, origin: &str) -> Result<Self, OpenError> {
+        let path = key_path(dir);
+        let (key, next) = (load(&path, origin)?, load(&next_path(&path), origin)?);
+        let chain = match KeyChain::read(dir) {
+            Ok(chain) => Some(chain),
+            Err(ReadError::Io { path, source }) if source.kind() == io::ErrorKind::NotFound => {
+                let rotations = dir.join("rotations");
+                if !tiles::names(&rotations).map_err(cannot_use(&rotations))?.is_empty() {
+                    let what = "it is gone, but there are rotations/: restore it from a backup".to_owned();
+                    return Err(OpenError::Key { path, what });
+                }
+                key.as_ref().map(|key| KeyChain::of(key.verifying_key().clone()))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { dir: dir.to_owned(), key, next, chain })
+    }
+
+    /// What a verifier would know; nothing where there is no key at all.
+    pub(crate) const fn chain(&self) -> Option<&KeyChain> {
+        self.chain.as_ref()
+    }
+
+    /// Makes the first key, if this log has never had one.
+    pub(crate) fn make_first(&mut self, origin: &str) -> Result<(), OpenError> {
+        if self.chain.is_none() {
+            let key = make(&key_path(&self.dir), origin)?;
+            self.chain = Some(KeyChain::of(key.verifying_key().clone()));
+            self.key = Some(key);
         }
-    };
-    let chain = match KeyChain::read(dir) {
-        Ok(chain) if chain.newest() == key.verifying_key() => chain,
-        Ok(_) if !fresh => {
-            return Err(error("it is not the key of this log (see key.pub), or the origin was changed"));
+        Ok(())
+    }
+
+    /// The keys of the log: that which signs, and all.
+    pub(crate) fn signing(&self) -> Result<(&SigningKey, &KeyChain), OpenError> {
+        let error = |what: &str| OpenError::Key { path: key_path(&self.dir), what: what.to_owned() };
+        let gone = || error("it is gone, but the log has been signed with it: restore it from a backup");
+        let chain = self.chain.as_ref().ok_or_else(gone)?;
+        let mut keys = self.key.iter().chain(&self.next);
+        match keys.find(|key| key.verifying_key() == chain.newest()) {
+            Some(key) => Ok((key, chain)),
+            None if self.key.is_none() => Err(gone()),
+            None => Err(error("it is not the key of this log (see key.pub), or the origin was changed")),
         }
-        Err(damaged @ ReadError::Fault(_)) if !fresh => return Err(damaged.into()),
-        // A new log, or one whose public key is gone, which a private key makes good.
-        _ => {
-            let chain = KeyChain::of(key.verifying_key().clone());
-            let public = dir.join(PUBLIC_KEY);
-            replace(&public, chain.to_text().as_bytes()).map_err(cannot_use(&public))?;
-            chain
+    }
+
+    /// Puts the files in order: `key.pub`, if it is gone, and the end of a rotation that a crash cut short: with the new key if
+    /// the old one has handed over already, otherwise with the old one.
+    pub(crate) fn settle(self) -> Result<(SigningKey, KeyChain), OpenError> {
+        self.signing()?;
+        let Self { dir, key, next, chain } = self;
+        let path = key_path(&dir);
+        let gone = || OpenError::Key { path: path.clone(), what: "it is gone".to_owned() };
+        let chain = chain.ok_or_else(gone)?;
+        match next {
+            Some(next) if next.verifying_key() == chain.newest() => {
+                install(&dir, &chain)?;
+                return Ok((next, chain));
+            }
+            Some(_) => {
+                let next = next_path(&path);
+                fs::remove_file(&next).map_err(cannot_use(&next))?;
+            }
+            None => {}
         }
-    };
-    Ok((key, chain))
+        write_public(&dir, &chain)?;
+        Ok((key.ok_or_else(gone)?, chain))
+    }
 }
 
 pub(crate) fn rotate(dir: &Path, mut options: Options) -> Result<Rotation, OpenError> {
-    let (path, origin) = (key_path(dir, &options), options.origin.clone());
+    let (path, origin) = (key_path(dir), options.origin.clone());
     let record = std::mem::replace(&mut options.rotation_record, Box::new(Rotation::to_record));
     let (ledger, _) = Ledger::open(dir, options)?;
     let mut chain = KeyChain::read(dir)?;
@@ -64,7 +114,7 @@ pub(crate) fn rotate(dir: &Path, mut options: Options) -> Result<Rotation, OpenE
     ledger.writer().append_blocking(record(&rotation), Durability::Fsync).map_err(cannot)?;
     let checkpoint = ledger.checkpoint().map_err(cannot)?;
     chain.hand_over(dir, &checkpoint, (&previous, &next)).map_err(cannot_use(dir))?;
-    install(dir, &path, &chain)?;
+    install(dir, &chain)?;
     let file = dir.join(CHECKPOINT);
     let note = checkpoint.sign(&next).map_err(key_error(&next_path))?;
     replace(&file, note.as_bytes()).map_err(cannot_use(&file))?;
@@ -73,30 +123,24 @@ pub(crate) fn rotate(dir: &Path, mut options: Options) -> Result<Rotation, OpenE
     Ok(rotation)
 }
 
-/// Ends a rotation that a crash cut short: with the new key if the old one has handed over already, otherwise with the old one.
-pub(crate) fn finish_rotation(dir: &Path, options: &Options) -> Result<(), OpenError> {
-    let path = key_path(dir, options);
-    let next_path = next_path(&path);
-    let Some(next) = load(&next_path, &options.origin)? else { return Ok(()) };
-    let chain = KeyChain::read(dir)?;
-    if chain.newest() == next.verifying_key() {
-        install(dir, &path, &chain)
-    } else {
-        fs::remove_file(&next_path).map_err(cannot_use(&next_path))
+/// Puts the new private key in the old one's place.
+fn install(dir: &Path, chain: &KeyChain) -> Result<(), OpenError> {
+    write_public(dir, chain)?;
+    let path = key_path(dir);
+    fs::rename(next_path(&path), &path).and_then(|()| sync_dir(dir)).map_err(cannot_use(&path))
+}
+
+/// Has `key.pub` list these keys.
+fn write_public(dir: &Path, chain: &KeyChain) -> Result<(), OpenError> {
+    let (path, text) = (dir.join(PUBLIC_KEY), chain.to_text());
+    match files::read(&path, MAX_NOTE) {
+        Ok(listed) if listed == text.as_bytes() => Ok(()),
+        _ => replace(&path, text.as_bytes()).map_err(cannot_use(&path)),
     }
 }
 
-/// Puts the new private key in the old one's place.
-fn install(dir: &Path, path: &Path, chain: &KeyChain) -> Result<(), OpenError> {
-    let public = dir.join(PUBLIC_KEY);
-    replace(&public, chain.to_text().as_bytes()).map_err(cannot_use(&public))?;
-    fs::rename(next_path(path), path)
-        .and_then(|()| path.parent().map_or(Ok(()), sync_dir))
-        .map_err(cannot_use(path))
-}
-
-fn key_path(dir: &Path, options: &Options) -> PathBuf {
-    options.key.clone().unwrap_or_else(|| dir.join("key.pem"))
+fn key_path(dir: &Path) -> PathBuf {
+    dir.join("key.pem")
 }
 
 fn next_path(path: &Path) -> PathBuf {
@@ -112,17 +156,22 @@ fn make(path: &Path, origin: &str) -> Result<SigningKey, OpenError> {
 
 /// The key in this file, if there is one.
 fn load(path: &Path, origin: &str) -> Result<Option<SigningKey>, OpenError> {
-    let pem = match fs::read_to_string(path) {
-        Ok(pem) => pem,
+    let error = |what: &str| OpenError::Key { path: path.to_owned(), what: what.to_owned() };
+    let pem = match files::read(path, MAX_PEM) {
+        Ok(pem) => Zeroizing::new(pem),
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(large) if large.kind() == io::ErrorKind::FileTooLarge => return Err(error(&large.to_string())),
         Err(other) => return Err(cannot_use(path)(other)),
     };
     if others_may_read(path).map_err(cannot_use(path))? {
-        let what = "others than its owner may read it: chmod 600 it, or replace it".to_owned();
-        return Err(OpenError::Key { path: path.to_owned(), what });
+        return Err(error("others than its owner may read it: chmod 600 it, or replace it"));
     }
-    SigningKey::from_pem(origin, &pem).map(Some).map_err(key_error(path))
+    let pem = str::from_utf8(&pem).map_err(|_| error("it is not text"))?;
+    SigningKey::from_pem(origin, pem).map(Some).map_err(key_error(path))
 }
+
+/// The longest file of a private key that is read, in bytes. One has 119.
+const MAX_PEM: usize = 16 * 1024;
 
 pub(crate) fn others_may_read(path: &Path) -> io::Result<bool> {
     #[cfg(unix)]

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::bodies::{Bodies, private, sync_dir};
+use crate::bodies::Bodies;
+use crate::files::{make_dir, private, replace, sync_dir};
+use crate::keys::{self, Keys};
 use crate::log::Log;
 use crate::publish::{Publisher, TileWriter};
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
@@ -16,14 +18,10 @@ use crate::rotation::KeyChain;
 use crate::segment;
 use crate::sync::Syncer;
 use crate::tiles;
-use crate::verify::{compare, missing, read_checkpoint};
+use crate::verify::{compare, missing, read_checkpoint, read_note, unacceptable};
 use crate::write::WriterThread;
 use crate::writer::{Shared, Writer};
-use crate::{
-    BodyKeys, Checkpoint, Cosignature, Frontier, Hash, NoteError, Reader, Rotation, SigningKey, VerifyingKey,
-    WitnessKey,
-};
-use crate::{cosignature, keys};
+use crate::{BodyKeys, Checkpoint, Frontier, Hash, NoteError, Reader, Rotation, SigningKey, VerifyingKey};
 
 pub(crate) const PUBLIC_KEY: &str = "key.pub";
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -35,14 +33,12 @@ pub struct Ledger {
     reader: Reader,
     key: VerifyingKey,
     threads: Vec<JoinHandle<()>>,
-    cosigning: Mutex<()>,
     _lock: File,
 }
 
 /// How a ledger is to be kept.
 pub struct Options {
     pub(crate) origin: String,
-    pub(crate) key: Option<PathBuf>,
     pub(crate) segment_size: u64,
     pub(crate) capacity: usize,
     pub(crate) checkpoint_interval: Duration,
@@ -72,7 +68,6 @@ impl Options {
     pub fn new(origin: impl Into<String>) -> Self {
         Self {
             origin: origin.into(),
-            key: None,
             segment_size: 64 * 1024 * 1024,
             capacity: 65_536,
             checkpoint_interval: Duration::from_secs(1),
@@ -86,14 +81,6 @@ impl Options {
             #[cfg(test)]
             faults: Arc::default(),
         }
-    }
-
-    /// Where the private key is: by default `key.pem` in the ledger's directory. Made on first start, readable by its
-    /// owner only.
-    #[must_use]
-    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.key = Some(path.into());
-        self
     }
 
     /// After how many bytes a new segment is begun (64 MiB).
@@ -173,10 +160,7 @@ impl Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("origin", &self.origin)
-            .field("key", &self.key)
-            .finish_non_exhaustive()
+        f.debug_struct("Options").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
@@ -244,7 +228,8 @@ pub enum OpenError {
     /// Another process has it open.
     #[error("ledger: {} is in use by another process", .0.display())]
     Locked(PathBuf),
-    /// The stored log is not what its checkpoint signed. Nothing was changed: look at it with a verifier, then decide.
+    /// The stored log is not what its checkpoint signed. Nothing was changed, neither of the log nor of its keys: look at it
+    /// with a verifier, then decide.
     #[error("ledger: the stored log cannot be trusted, so nothing is appended to it")]
     Damaged(#[source] Fault),
     /// The private key is missing, unusable, or readable by others.
@@ -280,16 +265,19 @@ impl Ledger {
         }
         let lock = lock(&dir.join("lock"))?;
         let reader = Reader::new(&dir).body_keys(options.body_keys.clone());
-        reader.bodies().sweep().map_err(cannot_use(&dir))?;
-        let fresh = segment::list(&segments).map_err(cannot_use(&segments))?.is_empty();
-        keys::finish_rotation(&dir, &options)?;
-        let (key, chain) = keys::signing_key(&dir, &options, fresh)?;
-        if fresh {
-            found(&dir, &segments, &key, &chain)?;
+        let mut keys = Keys::find(&dir, &options.origin)?;
+        if segment::list(&segments).map_err(cannot_use(&segments))?.is_empty() {
+            is_new(&dir, &segments, keys.chain())?;
+            keys.make_first(&options.origin)?;
+            found(&dir, &segments, keys.signing()?.0)?;
         }
-        let (checkpoint, _) = read_checkpoint(&dir, &chain)?;
-        let (mut log, recovery) = resume(&segments, &checkpoint, &options)?;
-        not_beyond(&dir, log.tree.size())?;
+        let (checkpoint, _) = read_checkpoint(&dir, keys.signing()?.1)?;
+        let (replay, damage) = find_end(&segments, &checkpoint, &options.origin)?;
+        not_beyond(&dir, replay.tree.size())?;
+        // All is as it should be: from here on files are changed.
+        let (key, _) = keys.settle()?;
+        reader.bodies().sweep().map_err(cannot_use(&dir))?;
+        let (mut log, recovery) = resume(&segments, replay, damage, &options)?;
         if let Some(recovery) = &recovery {
             log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
         }
@@ -302,8 +290,7 @@ impl Ledger {
         let syncer = Syncer::new(shared.clone(), interval);
         let publisher = Publisher::new(shared.clone(), dir.clone(), key, options.on_checkpoint, tiles);
         let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
-        let mut ledger =
-            Self { shared, reader, key: public, threads: Vec::new(), cosigning: Mutex::new(()), _lock: lock };
+        let mut ledger = Self { shared, reader, key: public, threads: Vec::new(), _lock: lock };
         for (name, run) in [
             ("ledger-write", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
             ("ledger-sync", Box::new(move || syncer.run())),
@@ -348,17 +335,6 @@ impl Ledger {
         self.shared.checkpoint()
     }
 
-    /// Keeps what witnesses say of a checkpoint of this log, in `checkpoint.cosigned`: the log's own signature and those of
-    /// these witnesses, of the newest checkpoint that anybody has cosigned. Answers which were found on the note. Blocks.
-    ///
-    /// # Errors
-    /// `InvalidData` when the note is not one that this log signed, or a cosignature is not the witness's that it names;
-    /// otherwise that it could not be stored.
-    pub fn keep_cosignatures(&self, note: &str, witnesses: &[WitnessKey]) -> io::Result<Vec<Cosignature>> {
-        let _one_at_a_time = self.cosigning.lock().unwrap_or_else(PoisonError::into_inner);
-        cosignature::keep(self.reader.dir(), note, witnesses)
-    }
-
     /// Gives the ledger in `dir`, which nobody may have open, a new private key. The log gets a record that says so, and both
     /// keys sign a checkpoint that covers it, so that whoever knows the old key can follow. The old private key is deleted.
     ///
@@ -399,25 +375,26 @@ impl fmt::Debug for Ledger {
     }
 }
 
-/// The first segment and the checkpoint of an empty log.
-fn found(dir: &Path, segments: &Path, key: &SigningKey, chain: &KeyChain) -> Result<(), OpenError> {
-    let origin = key.verifying_key().name();
-    let path = dir.join(CHECKPOINT);
-    if path.exists() {
-        // Records were signed once, and now there are none.
-        let (checkpoint, _) = read_checkpoint(dir, chain)?;
-        if checkpoint.size > 0 {
-            let detail = format!("the log is gone, but had {} records", checkpoint.size);
-            let file = segments.to_owned();
-            return Err(OpenError::Damaged(Fault {
-                kind: FaultKind::RolledBack,
-                index: 0,
-                file,
-                offset: 0,
-                detail,
-            }));
-        }
+/// That there have never been records where there are none now: nothing was signed, handed over or published of any.
+fn is_new(dir: &Path, segments: &Path, chain: Option<&KeyChain>) -> Result<(), OpenError> {
+    let mut had = chain.map_or(0, |chain| chain.handed_over().last().map_or(0, |last| last.size));
+    for name in [CHECKPOINT, COSIGNED] {
+        let path = dir.join(name);
+        let Some(note) = read_note(&path)? else { continue };
+        let signed = chain.map_or(Err(NoteError::Unsigned), |chain| chain.verify(&note));
+        had = had.max(signed.map_err(|error| OpenError::Damaged(unacceptable(&path, &error)))?.size);
     }
+    if had > 0 {
+        let (file, detail) = (segments.to_owned(), format!("the log is gone, but had {had} records"));
+        let kind = FaultKind::RolledBack;
+        return Err(OpenError::Damaged(Fault { kind, index: 0, file, offset: 0, detail }));
+    }
+    not_beyond(dir, 0)
+}
+
+/// The first segment and the checkpoint of an empty log.
+fn found(dir: &Path, segments: &Path, key: &SigningKey) -> Result<(), OpenError> {
+    let (origin, path) = (key.verifying_key().name(), dir.join(CHECKPOINT));
     let root = Frontier::new().root();
     let note = Checkpoint { origin: origin.to_owned(), size: 0, root }.sign(key).map_err(key_error(&path))?;
     replace(&path, note.as_bytes()).map_err(cannot_use(&path))?;
@@ -425,14 +402,13 @@ fn found(dir: &Path, segments: &Path, key: &SigningKey, chain: &KeyChain) -> Res
     Ok(())
 }
 
-/// Reads the log's end, checks it against the checkpoint, and makes it ready to be appended to.
-fn resume(
+/// Reads the log to its end, and checks it against the checkpoint. Answers what stands behind the last whole record, too.
+fn find_end(
     segments: &Path,
     checkpoint: &Checkpoint,
-    options: &Options,
-) -> Result<(Log, Option<Recovery>), OpenError> {
+    origin: &str,
+) -> Result<(Replay, Option<Fault>), OpenError> {
     let list = segment::list(segments).map_err(cannot_use(segments))?;
-    let mut torn = None;
     let start = list.iter().rev().find(|(first, _)| *first <= checkpoint.size);
     let Some((first, path)) = start else {
         let (file, detail) = (segments.to_owned(), "the first segment is gone".to_owned());
@@ -445,9 +421,8 @@ fn resume(
         }));
     };
     let mut replay = Replay::open(segments, path, *first)?;
-    if replay.segment.header.origin != options.origin {
-        let detail =
-            format!("it belongs to the log {}, not {}", replay.segment.header.origin, options.origin);
+    if replay.segment.header.origin != origin {
+        let detail = format!("it belongs to the log {}, not {origin}", replay.segment.header.origin);
         return Err(OpenError::Damaged(replay.fault(FaultKind::Edited, detail)));
     }
     let damage = loop {
@@ -462,8 +437,19 @@ fn resume(
     if replay.tree.size() < checkpoint.size {
         return Err(OpenError::Damaged(missing(&replay, damage, checkpoint)));
     }
+    Ok((replay, damage))
+}
+
+/// Makes the log ready to be appended to, where reading it has arrived.
+fn resume(
+    segments: &Path,
+    replay: Replay,
+    damage: Option<Fault>,
+    options: &Options,
+) -> Result<(Log, Option<Recovery>), OpenError> {
     let path = replay.segment.path.clone();
     let file = File::options().append(true).read(true).open(&path).map_err(cannot_use(&path))?;
+    let mut torn = None;
     if damage.is_some() {
         torn = Some(set_aside(&path, replay.segment.offset)?);
         file.set_len(replay.segment.offset).and_then(|()| file.sync_all()).map_err(cannot_use(&path))?;
@@ -503,29 +489,6 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(cannot_use(path)(error)),
     }
-}
-
-/// Puts `bytes` at `path` in one step: readers see the old file or the new one, also after a crash.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_name(path, bytes)?;
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-/// The same, but after a power cut it may be the old file still.
-pub(crate) fn replace_name(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = private(File::options().write(true).create(true).truncate(true)).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
-}
-
-pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }
 
 pub(crate) fn cannot_use(path: &Path) -> impl Fn(io::Error) -> OpenError {

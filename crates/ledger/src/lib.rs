@@ -63,6 +63,7 @@
 //! checkpoint, checkpoint.cosigned     the newest signed checkpoint, and the newest one that a witness cosigned
 //! key.pem, key.pub, rotations/        the private key (owner only), the public keys (C2SP vkeys), how one followed another
 //! lock                                held by the one process that appends
+//! checkpoint.cosigned.lock            held while checkpoint.cosigned is written
 //! ```
 //!
 //! Every byte is described in `docs/ledger-format.md`.
@@ -82,6 +83,7 @@
 mod bodies;
 mod body;
 mod cosignature;
+mod files;
 mod hash;
 mod keys;
 mod ledger;
@@ -106,7 +108,7 @@ mod writer;
 
 pub use bodies::{Bodies, BodyReader, BodyWriter, MAX_BODY_READ, StoredBody};
 pub use body::BodyKeys;
-pub use cosignature::{Cosignature, WitnessKey};
+pub use cosignature::{CosignError, Cosignature, WitnessKey};
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
 pub use live::{LiveBody, LiveReader};

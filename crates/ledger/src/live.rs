@@ -13,8 +13,8 @@ use std::path::Path;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 use crate::BodyKeys;
-use crate::bodies::private;
 use crate::body::{CHUNK, Cipher, HEADER, LAST, MAGIC, Sealer, WINDOW_LOG, chunk_length, damaged};
+use crate::files::private;
 
 /// A zstd frame's magic number and header: no checksum, no size, a window of 64 KiB.
 const FRAME: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x30];
@@ -31,6 +31,8 @@ fn block(size: usize, last: bool) -> [u8; BLOCK] {
 pub struct LiveBody {
     file: File,
     sealer: Option<Sealer<Vec<u8>>>,
+    /// A write failed. Part of it may be in the file: whatever came after it would be read as something else.
+    failed: bool,
 }
 
 impl LiveBody {
@@ -44,36 +46,51 @@ impl LiveBody {
             sealed.seal(false)?;
             file.write_all(&std::mem::take(&mut sealed.out))?;
         }
-        Ok(Self { file, sealer })
+        Ok(Self { file, sealer, failed: false })
     }
 
     /// Adds `bytes`: they are in the kernel when this returns, and every reader sees them.
     ///
     /// # Errors
-    /// When they cannot be written; then nothing more can be.
+    /// When they cannot be written; then nothing more is.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(sealer) = &mut self.sealer else { return self.file.write_all(bytes) };
-        sealer.out.clear();
-        for piece in bytes.chunks(CHUNK - BLOCK) {
-            sealer.write_all(&block(piece.len(), false))?;
-            sealer.write_all(piece)?;
-            sealer.seal(false)?;
-        }
-        self.file.write_all(&sealer.out)
+        self.write(|file, sealer| {
+            let Some(sealer) = sealer else { return file.write_all(bytes) };
+            sealer.out.clear();
+            for piece in bytes.chunks(CHUNK - BLOCK) {
+                sealer.write_all(&block(piece.len(), false))?;
+                sealer.write_all(piece)?;
+                sealer.seal(false)?;
+            }
+            file.write_all(&sealer.out)
+        })
     }
 
     /// Ends the body. Answers its file, for whoever flushes it to the disk.
     ///
     /// # Errors
-    /// When that cannot be written.
+    /// When that cannot be written, or something before it could not.
     pub fn finish(mut self) -> io::Result<File> {
-        if let Some(mut sealer) = self.sealer {
+        self.write(|file, sealer| {
+            let Some(sealer) = sealer else { return Ok(()) };
             sealer.out.clear();
             sealer.write_all(&block(0, true))?;
             sealer.seal(true)?;
-            self.file.write_all(&sealer.out)?;
-        }
+            file.write_all(&sealer.out)
+        })?;
         Ok(self.file)
+    }
+
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut File, Option<&mut Sealer<Vec<u8>>>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("an earlier write failed, so nothing follows it"));
+        }
+        let written = write(&mut self.file, self.sealer.as_mut());
+        self.failed = written.is_err();
+        written
     }
 }
 
@@ -233,4 +250,28 @@ impl fmt::Debug for LiveReader {
 fn fill(file: &mut File, bytes: &mut Vec<u8>, length: usize) -> io::Result<()> {
     let missing = length.saturating_sub(bytes.len()) as u64;
     file.take(missing).read_to_end(bytes).map(drop)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failed_write_nothing_more_is_written() {
+        for keys in [BodyKeys::default(), BodyKeys::new([[7; 32]])] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("live");
+            let mut live = LiveBody::create(&path, &keys).unwrap();
+            live.append(b"before").unwrap();
+            let before = std::fs::read(&path).unwrap();
+            // The disk is full for a while.
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            let file = std::mem::replace(&mut live.file, full);
+            assert_eq!(live.append(b"lost").unwrap_err().kind(), io::ErrorKind::StorageFull);
+            live.file = file;
+            assert!(live.append(b"after").is_err());
+            assert!(live.finish().is_err());
+            assert_eq!(std::fs::read(&path).unwrap(), before);
+        }
+    }
 }

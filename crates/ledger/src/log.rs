@@ -5,7 +5,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::ledger::{Options, replace};
+use crate::files::replace;
+use crate::ledger::Options;
 use crate::replay::Replay;
 use crate::segment::{self, Header, Parsed, parse_entry};
 use crate::{Frontier, Hash, Receipt};

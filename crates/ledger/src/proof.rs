@@ -47,18 +47,6 @@ impl Proof {
             Err(ProofError::NotIncluded)
         }
     }
-
-    /// The hashes beside the way from the leaf to the root, the leaf's sibling first (RFC 6962 §2.1.1).
-    #[must_use]
-    pub fn hashes(&self) -> &[Hash] {
-        &self.hashes
-    }
-
-    /// The signed checkpoint.
-    #[must_use]
-    pub fn checkpoint(&self) -> &str {
-        &self.checkpoint
-    }
 }
 
 /// Why a proof proves nothing.

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 
-use crate::bodies::{private, sync_dir};
-use crate::ledger::{CHECKPOINT, OnCheckpoint, make_dir, replace_name};
+use crate::files::{make_dir, private, replace_name, sync_dir};
+use crate::ledger::{CHECKPOINT, OnCheckpoint};
 use crate::log::Disk;
 use crate::reader::{Entries, Reader};
 use crate::tile::{FULL, MAX_LEVEL, Tile, TileKind};

@@ -11,8 +11,8 @@ use crate::tile::push_entry;
 use crate::tiles::{self, Tiles};
 use crate::verify::read_checkpoint;
 use crate::{
-    BodyKeys, Checkpoint, Cosignature, Frontier, Hash, Proof, Subtrees, Tile, TileKind, VerifyingKey,
-    WitnessKey, cosignature, inclusion_proof, ledger, verify_inclusion,
+    BodyKeys, Checkpoint, CosignError, Cosignature, Frontier, Hash, Proof, Subtrees, Tile, TileKind,
+    VerifyingKey, WitnessKey, cosignature, inclusion_proof, ledger, verify_inclusion,
 };
 
 /// A stored log, opened for reading. Takes no lock: the log may be in use.
@@ -173,17 +173,17 @@ impl Reader {
     }
 
     /// Keeps what witnesses say of a checkpoint of this log, in `checkpoint.cosigned`: the log's own signature and those of
-    /// these witnesses, of the newest checkpoint that anybody has cosigned. Answers which were found on the note. Needs no open
-    /// ledger, and disturbs none. Blocks.
+    /// these witnesses, of the newest checkpoint that anybody has cosigned; of each the newest, beside what others have said of it
+    /// before. Answers which were found on the note. Needs no open ledger, and disturbs none. Blocks.
     ///
     /// # Errors
-    /// `InvalidData` when the note is not one that this log signed, or a cosignature is not the witness's that it names;
-    /// otherwise that it could not be stored.
+    /// When the note is not one that this log signed, a cosignature is not the witness's that it names, or what is stored is
+    /// damaged; then nothing was changed. Otherwise that it could not be stored.
     pub fn keep_cosignatures(
         &self,
         note: &str,
         witnesses: &[WitnessKey],
-    ) -> std::io::Result<Vec<Cosignature>> {
+    ) -> Result<Vec<Cosignature>, CosignError> {
         cosignature::keep(&self.dir, note, witnesses)
     }
 

@@ -17,13 +17,14 @@
 //! These notes are kept in `rotations/`, numbered from one, and `key.pub` lists all keys, the newest first. What an old key signs
 //! of more records than its note covers counts for nothing: whoever steals it later can add nothing to the log.
 
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ledger::{PUBLIC_KEY, replace};
-use crate::note::Signed;
+use crate::files::{make_dir, replace, sync_dir};
+use crate::ledger::PUBLIC_KEY;
+use crate::note::{MAX_NOTE, Signed};
 use crate::replay::ReadError;
-use crate::verify::{checkpoint_fault, unacceptable};
+use crate::verify::{checkpoint_fault, read_note, unacceptable};
 use crate::{Checkpoint, NoteError, SigningKey, VerifyingKey, tiles};
 
 /// A log's key has been replaced.
@@ -64,11 +65,11 @@ impl KeyChain {
         Self { keys: vec![key], handed_over: Vec::new() }
     }
 
-    /// Reads `key.pub` and `rotations/`, and checks that each key was named by the one before.
+    /// Reads `key.pub` and `rotations/`, and checks that each key was named by the one before. `NotFound` when there is no
+    /// `key.pub`.
     pub(crate) fn read(dir: &Path) -> Result<Self, ReadError> {
         let path = dir.join(PUBLIC_KEY);
-        let bytes = fs::read(&path).map_err(ReadError::io(&path))?;
-        let text = String::from_utf8_lossy(&bytes);
+        let text = read_note(&path)?.ok_or_else(|| ReadError::io(&path)(io::ErrorKind::NotFound.into()))?;
         let listed: Result<Vec<VerifyingKey>, NoteError> = text.lines().map(str::parse).collect();
         let mut listed = listed.map_err(|error| unacceptable(&path, &error))?;
         if listed.is_empty() || list(&listed) != text {
@@ -76,12 +77,17 @@ impl KeyChain {
         }
         listed.reverse();
         let mut chain = Self::of(listed.remove(0));
+        // One note more than keys: a rotation that has been begun, and is finished when the ledger is opened.
+        let most = listed.len() as u64 + 1;
         let mut listed = listed.into_iter();
-        for nth in 1_u64.. {
+        for nth in 1.. {
             let file = rotation_file(dir, nth);
             let Some(note) = read_note(&file)? else { break };
+            if nth > most {
+                let detail = "it follows on a key that key.pub does not list".to_owned();
+                return Err(checkpoint_fault(&file, detail).into());
+            }
             chain.follow(&note).map_err(|error| unacceptable(&file, &error))?;
-            // One note more than keys: a rotation that has been begun, and is finished when the ledger is opened.
             if listed.next().is_some_and(|listed| Some(&listed) != chain.keys.last()) {
                 return Err(checkpoint_fault(&path, format!("{} names another key", file.display())).into());
             }
@@ -171,19 +177,22 @@ impl KeyChain {
         dir: &Path,
         checkpoint: &Checkpoint,
         (previous, next): (&SigningKey, &SigningKey),
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         let text = format!(
             "{}previous-key {}\nnext-key {}\n",
             checkpoint.text(),
             previous.verifying_key(),
             next.verifying_key()
         );
-        let sign = |key: &SigningKey| key.sign(&text).map_err(std::io::Error::other);
+        let sign = |key: &SigningKey| key.sign(&text).map_err(io::Error::other);
         let note = format!("{text}\n{}{}", sign(previous)?, sign(next)?);
-        self.follow(&note).map_err(std::io::Error::other)?;
+        self.follow(&note).map_err(io::Error::other)?;
+        if self.to_text().len() > MAX_NOTE {
+            return Err(io::Error::other("the log has had too many keys: begin a new one"));
+        }
         let file = rotation_file(dir, self.handed_over.len() as u64);
-        crate::ledger::make_dir(&dir.join("rotations"))?;
-        crate::bodies::sync_dir(dir)?;
+        make_dir(&dir.join("rotations"))?;
+        sync_dir(dir)?;
         replace(&file, note.as_bytes())
     }
 }
@@ -194,14 +203,6 @@ fn list(newest_first: &[VerifyingKey]) -> String {
 
 fn rotation_file(dir: &Path, nth: u64) -> PathBuf {
     dir.join("rotations").join(format!("{nth:06}"))
-}
-
-fn read_note(file: &Path) -> Result<Option<String>, ReadError> {
-    match fs::read(file) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ReadError::io(file)(error)),
-    }
 }
 
 /// The checkpoint, and the keys that its extension lines name.

@@ -44,7 +44,11 @@ impl TileKind {
 
     /// How many hashes or entries of this kind a log of `size` entries has.
     pub(crate) const fn count(self, size: u64) -> u64 {
-        size >> self.shift()
+        // No log has hashes of a higher level than its size has bits for.
+        match size.checked_shr(self.shift()) {
+            Some(count) => count,
+            None => 0,
+        }
     }
 }
 
@@ -87,7 +91,9 @@ impl Tile {
 }
 
 fn leaves(count: u128, kind: TileKind) -> u64 {
-    count.checked_mul(1 << kind.shift()).and_then(|leaves| u64::try_from(leaves).ok()).unwrap_or(u64::MAX)
+    let each = 1_u128.checked_shl(kind.shift());
+    let leaves = each.and_then(|each| count.checked_mul(each));
+    leaves.and_then(|leaves| u64::try_from(leaves).ok()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for Tile {
@@ -264,6 +270,9 @@ mod tests {
         check(TileKind::Hashes(1), 1, 70_000, Some(17));
         check(TileKind::Hashes(2), 0, 70_000, Some(1));
         check(TileKind::Hashes(3), 0, 70_000, None);
+        check(TileKind::Hashes(7), 0, u64::MAX, Some(255));
+        check(TileKind::Hashes(8), 0, u64::MAX, None);
+        check(TileKind::Hashes(u8::MAX), 0, u64::MAX, None);
         check(TileKind::Hashes(0), 0, 256, Some(256));
         check(TileKind::Hashes(1), 0, 256, Some(1));
         let last = tile(TileKind::Hashes(2), 0, 1);

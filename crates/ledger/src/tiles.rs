@@ -2,14 +2,15 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::files;
 use crate::replay::{Fault, FaultKind, ReadError};
 use crate::tile::{FULL, HASH, MAX_LEVEL, Tile, TileKind, cut, hashes};
-use crate::{Frontier, Hash, Subtrees};
+use crate::{Frontier, Hash, MAX_RECORD, Subtrees};
 
 /// The tiles of a log of a given size, for proofs that do not read the log: an inclusion or consistency proof reads at
 /// most two tiles of each level, and there is a level for every 256-fold of the size.
@@ -120,17 +121,32 @@ pub(crate) fn read_exactly(dir: &Path, tile: Tile) -> Result<Option<Vec<u8>>, Re
 
 /// The same, in place of what is in `bytes`; whether there is one.
 pub(crate) fn read_into(dir: &Path, tile: Tile, bytes: &mut Vec<u8>) -> Result<bool, ReadError> {
-    bytes.clear();
-    let path = dir.join(tile.path());
-    match fs::File::open(&path).and_then(|mut file| file.read_to_end(bytes)) {
-        Ok(_) => {}
+    let (most, path) = (most_bytes(tile), dir.join(tile.path()));
+    match files::read_into(&path, most, bytes) {
+        Ok(()) => {}
         Err(error) if is_missing(&error) => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(wrong_length(dir, tile).into());
+        }
         Err(error) => return Err(ReadError::io(&path)(error)),
     }
-    if matches!(tile.kind, TileKind::Hashes(_)) && bytes.len() != usize::from(tile.width) * HASH {
-        return Err(fault(dir, tile, FaultKind::Edited, "the tile's length is not its width's").into());
+    if matches!(tile.kind, TileKind::Hashes(_)) && bytes.len() != most {
+        return Err(wrong_length(dir, tile).into());
     }
     Ok(true)
+}
+
+/// How long a tile's file can be, in bytes. That of hashes is as long.
+fn most_bytes(tile: Tile) -> usize {
+    let each = match tile.kind {
+        TileKind::Hashes(_) => HASH,
+        TileKind::Entries => 2 + MAX_RECORD,
+    };
+    usize::from(tile.width) * each
+}
+
+fn wrong_length(dir: &Path, tile: Tile) -> Fault {
+    fault(dir, tile, FaultKind::Edited, "the tile's length is not its width's")
 }
 
 /// How wide the stored partial tiles with this one's index are.
@@ -168,24 +184,38 @@ pub(crate) fn complete(dir: &Path, kind: TileKind) -> io::Result<u64> {
     }
 }
 
-/// Every file below `tile/`: those that are tiles, and the paths of those that are not.
+/// Everything below `tile/` that is no directory: the files that are tiles, and the paths of whatever else is there. No symbolic
+/// link is followed, and no directory that lies deeper than tiles do.
 pub(crate) fn walk(dir: &Path, see: &mut impl FnMut(Result<Tile, &Path>)) -> io::Result<()> {
-    fn walk(dir: &Path, below: &str, see: &mut impl FnMut(Result<Tile, &Path>)) -> io::Result<()> {
-        for name in names(&dir.join(below))? {
-            let path = format!("{below}/{name}");
-            let file = dir.join(&path);
-            match path.parse::<Tile>() {
-                Ok(tile) => see(Ok(tile)),
-                Err(_) if file.is_dir() => walk(dir, &path, see)?,
-                // A ledger in use removes directories of partial tiles.
-                Err(_) if !file.exists() => {}
-                Err(_) => see(Err(&file)),
+    let mut below = vec![("tile".to_owned(), 0)];
+    while let Some((parent, depth)) = below.pop() {
+        let entries = match fs::read_dir(dir.join(&parent)) {
+            Ok(entries) => entries,
+            // A ledger in use removes directories of partial tiles.
+            Err(error) if is_missing(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let path = name.to_str().map(|name| format!("{parent}/{name}"));
+            match (entry.file_type(), path) {
+                (Ok(kind), Some(path)) if kind.is_dir() && depth < DEEPEST => below.push((path, depth + 1)),
+                (Ok(kind), Some(path)) if kind.is_file() => match path.parse::<Tile>() {
+                    Ok(tile) => see(Ok(tile)),
+                    Err(_) => see(Err(&entry.path())),
+                },
+                (Ok(_), _) => see(Err(&entry.path())),
+                (Err(error), _) if is_missing(&error) => {}
+                (Err(error), _) => return Err(error),
             }
         }
-        Ok(())
     }
-    walk(dir, "tile", see)
+    Ok(())
 }
+
+/// How many directories a tile's path has at most below `tile/`: its kind, six groups of digits, and `NNN.p`.
+const DEEPEST: usize = 8;
 
 /// How many records the log has had at least, if the tiles that are stored are its own: they are written only of what is on
 /// the disk.

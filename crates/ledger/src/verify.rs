@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::cosignature::{Cosignature, WitnessKey, cosignatures};
-use crate::note::Signed;
+use crate::files;
+use crate::note::{MAX_NOTE, Signed};
 use crate::replay::{Fault, FaultKind, Next, ReadError, Replay};
 use crate::rotation::KeyChain;
 use crate::segment::{self, EntryRef};
@@ -53,8 +54,12 @@ impl Verifier {
     /// When there is no public key, or it is malformed.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, ReadError> {
         let dir = dir.into();
-        let key = KeyChain::read(&dir)?.newest().clone();
-        Ok(Self::with_key(dir, key))
+        let keys = KeyChain::read(&dir).map_err(|error| match dir.join("segments").exists() {
+            true => key_is_gone(&dir, error),
+            // No log is here: nothing has been tampered with.
+            false => error,
+        })?;
+        Ok(Self::with_key(dir, keys.newest().clone()))
     }
 
     /// Verifies the ledger in `dir` with a public key from elsewhere: the log's present key, or one it had before, from which
@@ -170,27 +175,29 @@ impl Verifier {
 
 /// All keys of the log, if the one that is known is among them.
 fn read_keys(dir: &Path, known: &VerifyingKey) -> Result<KeyChain, ReadError> {
+    let keys = KeyChain::read(dir).map_err(|error| key_is_gone(dir, error))?;
+    if keys.contains(known) {
+        return Ok(keys);
+    }
     let path = dir.join(ledger::PUBLIC_KEY);
-    let keys = KeyChain::read(dir).map_err(|error| match error {
+    Err(checkpoint_fault(&path, "the key that is known is none of this log's".into()).into())
+}
+
+/// Of a log, that its public key is not there is a fault.
+fn key_is_gone(dir: &Path, error: ReadError) -> ReadError {
+    match error {
         ReadError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
-            checkpoint_fault(&path, "the public key is gone".into()).into()
+            checkpoint_fault(&dir.join(ledger::PUBLIC_KEY), "the public key is gone".into()).into()
         }
         error => error,
-    })?;
-    match keys.contains(known) {
-        true => Ok(keys),
-        false => Err(checkpoint_fault(&path, "the key that is known is none of this log's".into()).into()),
     }
 }
 
 /// The log's own checkpoint, signature checked.
 pub(crate) fn read_checkpoint(dir: &Path, keys: &KeyChain) -> Result<(Checkpoint, String), ReadError> {
     let path = dir.join(ledger::CHECKPOINT);
-    let note = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => checkpoint_fault(&path, "the checkpoint is gone".into()).into(),
-        ErrorKind::InvalidData => checkpoint_fault(&path, "the checkpoint is not text".into()).into(),
-        _ => ReadError::io(&path)(source),
-    })?;
+    let note =
+        read_note(&path)?.ok_or_else(|| checkpoint_fault(&path, "the checkpoint is gone".to_owned()))?;
     let checkpoint = keys.verify(&note).map_err(|error| unacceptable(&path, &error))?;
     if checkpoint.origin != keys.newest().name() {
         return Err(checkpoint_fault(&path, format!("it is of the log {}", checkpoint.origin)).into());
@@ -205,26 +212,39 @@ fn read_cosigned(
     witnesses: &[WitnessKey],
 ) -> Result<Option<(Checkpoint, Vec<Cosignature>)>, ReadError> {
     let path = dir.join(ledger::COSIGNED);
-    let note = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == ErrorKind::NotFound && witnesses.is_empty() => return Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(checkpoint_fault(&path, "no witness has cosigned a checkpoint".into()).into());
-        }
-        Err(error) => return Err(ReadError::io(&path)(error)),
+    let Some(note) = read_note(&path)? else {
+        return match witnesses.is_empty() {
+            true => Ok(None),
+            false => Err(checkpoint_fault(&path, "no witness has cosigned a checkpoint".into()).into()),
+        };
     };
     let read = || {
-        let checkpoint = keys.verify(&note)?;
-        Ok((checkpoint, cosignatures(&Signed::parse(&note)?, witnesses)?))
+        let (checkpoint, signed) = (keys.verify(&note)?, Signed::parse(&note)?);
+        let found = cosignatures(&signed, witnesses)?;
+        // By name and key: two witnesses may go by the same name.
+        let silent = witnesses.iter().find(|key| !signed.signatures.iter().any(|line| key.made(line)));
+        Ok((checkpoint, found, silent))
     };
-    let (checkpoint, found) = read().map_err(|error| unacceptable(&path, &error))?;
-    let silent = witnesses.iter().find(|key| !found.iter().any(|found| found.witness == key.name()));
-    match silent {
-        None => Ok(Some((checkpoint, found))),
-        Some(witness) => {
+    match read().map_err(|error| unacceptable(&path, &error))? {
+        (checkpoint, found, None) => Ok(Some((checkpoint, found))),
+        (_, _, Some(witness)) => {
             Err(checkpoint_fault(&path, format!("{} has not cosigned it", witness.name())).into())
         }
     }
+}
+
+/// A note of the log, or its list of keys; `None` when it is not there.
+pub(crate) fn read_note(path: &Path) -> Result<Option<String>, ReadError> {
+    let bytes = match files::read(path, MAX_NOTE) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+            return Err(checkpoint_fault(path, error.to_string()).into());
+        }
+        Err(error) => return Err(ReadError::io(path)(error)),
+    };
+    let text = String::from_utf8(bytes).map_err(|_| checkpoint_fault(path, "it is not text".to_owned()))?;
+    Ok(Some(text))
 }
 
 /// Whether what has been read so far is what `checkpoint`, of the same size, signed.

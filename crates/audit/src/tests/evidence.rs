@@ -84,6 +84,31 @@ async fn a_torn_tail_is_told_of_in_the_log_s_own_words() {
 }
 
 #[tokio::test]
+async fn a_new_key_is_told_of_and_what_a_crash_left_before_it() {
+    let gateway = Gateway::with(rarely);
+    text(send(&gateway.answering("done"), get("/done")).await).await;
+    let crashed = crash(&gateway);
+    let segment = std::fs::read_dir(crashed.path().join("segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes.truncate(bytes.len() - 5);
+    std::fs::write(&segment, bytes).unwrap();
+
+    let time: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
+    let rotation = crate::rotate_key(crashed.path(), Arc::new(move || time)).unwrap();
+    let (newest, _) = AuditReader::new(crashed.path()).tail(2, |_| true).unwrap();
+    let [recovered, rotated] = newest.as_slice() else { panic!("{newest:?}") };
+    assert!(recovered.entry.line().contains("storage repaired (tornTail"), "{}", recovered.entry.line());
+    let expected =
+        format!("2026-11-28T12:00:00.000Z  -  new key {}, after {}", rotation.next, rotation.previous);
+    assert_eq!((rotated.entry.line(), rotated.index), (expected, rotation.size));
+
+    let (audit, opened) = Audit::open(crashed.path(), AuditOptions::new(ORIGIN)).unwrap();
+    assert_eq!(opened.unknown.len(), 1, "it is looked for behind the new key's record");
+    audit.close().await;
+    assert!(AuditVerifier::open(crashed.path()).unwrap().run().unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn events_are_on_the_disk_when_they_are_recorded() {
     let gateway = Gateway::new();
     let event = Event::new(EventKind::Granted).by(&ann()).grant("g1").with("profile", "deploy");

@@ -16,6 +16,7 @@ use portcullis_core::{Approvers, Reason, Refusal};
 use portcullis_ledger::{ReadError, Reader, Tile, TileKind};
 
 use super::{Caller, Problem, Route, routes};
+use crate::causes::causes;
 
 #[derive(Clone)]
 pub(super) struct Log {
@@ -67,7 +68,7 @@ async fn off_the_thread<T: Send + 'static>(
         Problem(refusal.advice("tell the operator").detail(detail))
     };
     let read = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(error.to_string()))?;
-    read.map_err(|error| unavailable(error.to_string()))
+    read.map_err(|error| unavailable(causes(&error)))
 }
 
 fn no_such_tile() -> Problem {
@@ -224,6 +225,15 @@ mod tests {
         let answer = world.get(Some("agent"), "tile/0/000").await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(!String::from_utf8_lossy(&answer.body).contains(world.dir.path().to_str().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn the_operator_hears_why_it_cannot_be_read() {
+        let source = std::io::Error::other("the disk is on fire");
+        let read = move || Err::<(), _>(ReadError::Io { path: "log".into(), source });
+        let refusal = off_the_thread(read).await.unwrap_err().0;
+        assert_eq!(refusal.operator_detail(), Some("cannot read log: the disk is on fire"));
+        assert!(!refusal.message().contains("fire"));
     }
 
     fn grant() -> Grant {

@@ -15,6 +15,9 @@ mod run;
 mod serve;
 mod sessions;
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -28,7 +31,9 @@ use crate::{client::ClientError, config::Diagnostics};
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Start here:  portcullis demo\n\n\
-    Exit codes:  0 done · 1 failed · 2 wrong usage · 65 wrong configuration or tampered log · 69 gateway unreachable · 77 refused")]
+    Exit codes:  0 done · 1 failed · 2 wrong usage · 65 wrong configuration or tampered log · 66 no such record · \
+    69 gateway unreachable · 73 a file is there already, or cannot be made · 74 a file cannot be read or written · \
+    75 the log is in use · 77 refused, or not all that the log names could be read")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -127,8 +132,14 @@ impl CliError {
         use std::io::IsTerminal;
         match self {
             Self::Config(diagnostics) => eprint!("{}", diagnostics.render(std::io::stderr().is_terminal())),
-            other => anstream::eprintln!("{}error:{} {other}", output::RED, output::PLAIN),
+            other => anstream::eprintln!("{}error:{} {}", output::RED, output::PLAIN, other.text()),
         }
+    }
+
+    /// What is printed of it. Strangers may have written some of that: whoever damaged a log, or answers in a gateway's place.
+    fn text(&self) -> String {
+        let lines: Vec<_> = self.to_string().lines().map(output::printable).collect();
+        lines.join("\n")
     }
 
     fn exit_code(&self) -> u8 {
@@ -143,8 +154,8 @@ impl CliError {
     }
 }
 
-impl From<std::io::Error> for CliError {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
         Self::Other(error.into())
     }
 }
@@ -179,9 +190,49 @@ impl Failure {
     }
 }
 
+/// Makes a file for its owner alone: what is on record is confidential. One that is there is not overwritten.
+pub(crate) fn create_private(path: &Path) -> Result<File, CliError> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map_err(|error| Failure::new(73, format!("{}: {error}", path.display())).into())
+}
+
+/// The text of a small file, of at most `most` bytes.
+pub(crate) fn read_text(path: &Path, most: usize) -> Result<String, CliError> {
+    let refuse = |code, why: &str| Failure::new(code, format!("{}: {why}", path.display()));
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most as u64 + 1).read_to_end(&mut bytes));
+    if read.map_err(|error| refuse(74, &error.to_string()))? > most {
+        return Err(refuse(65, &format!("it is longer than {most} bytes")).into());
+    }
+    String::from_utf8(bytes).map_err(|_| refuse(65, "it is not text").into())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn what_an_error_says_cannot_move_a_terminal_s_cursor() {
+        let error = CliError::from(Failure::new(65, "record \u{1b}[2J7\r\u{9b}A\nand more"));
+        assert_eq!(error.text(), "record \u{fffd}[2J7\u{fffd}\u{fffd}A\nand more");
+    }
+
+    #[test]
+    fn small_files_are_read_up_to_their_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let code = |most| read_text(&path, most).map_err(|error| error.exit_code());
+        assert_eq!(code(4), Err(74));
+        std::fs::write(&path, "text").unwrap();
+        assert_eq!((code(4), code(3)), (Ok("text".to_owned()), Err(65)));
+        std::fs::write(&path, [0xff]).unwrap();
+        assert_eq!(code(4), Err(65));
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

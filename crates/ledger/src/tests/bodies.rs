@@ -56,8 +56,16 @@ fn what_an_earlier_version_stored_is_read() {
     assert_eq!(bodies.read(digest).unwrap().as_deref(), Some(b"plain".as_slice()));
     assert_eq!(bodies.put(b"plain", Durability::Fsync).unwrap(), digest);
     assert!(path.exists() && !path.with_extension("body").exists());
+    let old = SystemTime::UNIX_EPOCH;
+    fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    assert!(bodies.refresh(digest).unwrap());
+    assert!(fs::metadata(&path).unwrap().modified().unwrap() > old);
     fs::write(&path, b"plaim").unwrap();
     assert!(bodies.read(digest).is_err());
+    // Put again, it is stored anew: and that is what is read, and named.
+    bodies.put(b"plain", Durability::Fsync).unwrap();
+    assert!(bodies.verify(digest).unwrap());
+    assert_eq!(bodies.path(digest), path.with_extension("body"));
     assert!(bodies.remove(digest).unwrap());
     assert!(!bodies.remove(digest).unwrap());
 }
@@ -111,13 +119,14 @@ fn keys_are_read_from_files_of_their_owner() {
 
 #[test]
 fn large_bodies_are_written_and_read_piece_by_piece() {
-    let (dir, bodies) = bodies(&[NEW]);
-    let recording = dir.path().join("recording");
+    let (_dir, bodies) = bodies(&[NEW]);
     let content = noise(3_000_000);
-    fs::write(&recording, &content).unwrap();
-    let digest = bodies.put_file(&recording, Durability::Fsync).unwrap();
-    assert_eq!(digest, Hash::of(&content));
-    assert_eq!(bodies.put_file(&recording, Durability::Fsync).unwrap(), digest);
+    for _ in 0..2 {
+        let mut writer = bodies.writer().unwrap();
+        content.chunks(10_000).for_each(|piece| writer.write_all(piece).unwrap());
+        assert_eq!(writer.finish(Durability::Fsync).unwrap(), Hash::of(&content));
+    }
+    let digest = Hash::of(&content);
     let mut body = bodies.open(digest).unwrap().unwrap();
     let mut found = Vec::new();
     let mut piece = [0; 1000];
@@ -168,6 +177,42 @@ fn a_body_that_a_power_cut_shortened_is_written_again() {
         assert_eq!(bodies.put(&content, Durability::Fsync).unwrap(), digest);
         assert!(bodies.verify(digest).unwrap());
     }
+}
+
+#[test]
+fn a_body_of_which_a_power_cut_left_zeros_is_written_again() {
+    for keys in [&[][..], &[NEW]] {
+        // Of one chunk, whose head is there and right, and of several.
+        for length in [60_000, 200_000] {
+            let (_dir, bodies) = bodies(keys);
+            let content = noise(length);
+            let digest = bodies.put(&content, Durability::Write).unwrap();
+            rewrite(&bodies.path(digest), |bytes| bytes[4096..].fill(0));
+            assert_eq!(bodies.refresh(digest).unwrap(), length == 60_000);
+            assert_eq!(bodies.put(&content, Durability::Fsync).unwrap(), digest);
+            assert!(bodies.verify(digest).unwrap());
+
+            rewrite(&bodies.path(digest), |bytes| bytes.fill(0));
+            assert!(!bodies.refresh(digest).unwrap());
+            let mut writer = bodies.writer().unwrap();
+            writer.write_all(&content).unwrap();
+            assert_eq!(writer.finish(Durability::Fsync).unwrap(), digest);
+            assert!(bodies.verify(digest).unwrap());
+        }
+    }
+}
+
+#[test]
+fn no_chunk_but_the_last_is_empty() {
+    let (dir, bodies) = bodies(&[]);
+    let digest = bodies.put(b"hello", Durability::Write).unwrap();
+    // Behind the header, where the first chunk's head is.
+    rewrite(&bodies.path(digest), |bytes| drop(bytes.splice(58..58, [0; 4])));
+    assert_eq!(bodies.read(digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert!(!bodies.refresh(digest).unwrap());
+    let live = dir.path().join("live");
+    fs::copy(bodies.path(digest), &live).unwrap();
+    assert!(io::copy(&mut bodies.open_live(&live).unwrap(), &mut io::sink()).is_err());
 }
 
 #[test]

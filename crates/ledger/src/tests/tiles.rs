@@ -135,6 +135,16 @@ fn bundles_can_be_left_out_and_be_had_all_the_same() {
     assert_eq!(bundle_records(&bundle).unwrap(), (256..300).map(record).collect::<Vec<_>>());
     assert_eq!(reader.tile(tile, 299).unwrap(), None);
 
+    // A verifier must be told, and believes a bundle no more for it.
+    assert_eq!(fault(dir.path()).0, FaultKind::Removed);
+    let told = || Verifier::open(dir.path()).unwrap().without_entry_bundles().run();
+    assert_eq!(told().unwrap().size, 300);
+    let path = dir.path().join("tile/entries/000");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, b"anything").unwrap();
+    assert!(matches!(told(), Err(ReadError::Fault(fault)) if fault.file == path));
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+
     open(dir.path()).close();
     check(dir.path(), true);
 }
@@ -261,4 +271,37 @@ fn a_log_that_was_put_back_is_not_appended_to() {
     fs::copy(old.path().join("checkpoint"), dir.path().join("checkpoint")).unwrap();
     let error = Ledger::open(dir.path(), small()).unwrap_err();
     assert!(matches!(&error, OpenError::Damaged(fault) if fault.kind == FaultKind::RolledBack), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_below_tile_are_found_and_not_followed() {
+    let dir = written(20);
+    // Followed, each would double the way with every step.
+    for name in ["a", "b"] {
+        std::os::unix::fs::symlink(".", dir.path().join("tile").join(name)).unwrap();
+    }
+    let Err(ReadError::Fault(fault)) = verify(dir.path()) else { panic!() };
+    assert_eq!(fault.file.parent(), Some(dir.path().join("tile").as_path()), "{fault}");
+    open(dir.path()).close();
+}
+
+/// Sparse, so that they cost nothing on the disk: read whole, they would take more memory than there is.
+#[test]
+fn files_that_somebody_made_huge_are_not_read_whole() {
+    let dir = written(300);
+    for name in ["tile/0/000", "tile/entries/000", "tile/1/000.p/1", "checkpoint", "key.pub", "key.pem"] {
+        let copy = copy(dir.path());
+        let path = copy.path().join(name);
+        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        if name == "key.pem" {
+            assert!(matches!(Ledger::open(copy.path(), small()), Err(OpenError::Key { .. })));
+            continue;
+        }
+        let Err(ReadError::Fault(fault)) = verify(copy.path()) else { panic!("{name}") };
+        assert_eq!(fault.file, path);
+        if let Ok(tile) = name.parse::<Tile>() {
+            assert!(Reader::new(copy.path()).tile(tile, 300).is_err());
+        }
+    }
 }

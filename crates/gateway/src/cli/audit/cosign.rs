@@ -1,18 +1,19 @@
 //! `portcullis audit cosign`.
 
-use std::{
-    io::{ErrorKind, Read},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anstream::println;
 use clap::Args;
-use portcullis_ledger::{Reader, WitnessKey};
+use portcullis_ledger::{CosignError, Reader, WitnessKey};
 
-use super::LogArgs;
-use crate::cli::{
-    CliError, Failure,
-    output::{GREEN, PLAIN},
+use super::{LogArgs, unreadable};
+use crate::{
+    causes::causes,
+    cli::{
+        CliError, Failure,
+        output::{GREEN, PLAIN, printable},
+        read_text,
+    },
 };
 
 #[derive(Debug, Args)]
@@ -20,7 +21,8 @@ use crate::cli::{
 The note is one of this log's checkpoints with the lines of witnesses (C2SP tlog-cosignature). It is kept in the file \
 checkpoint.cosigned, if it is not older than what is there. The gateway may be running.
 
-Exit codes: 0 kept, 65 it is not this log's, or no such witness has cosigned it.")]
+Exit codes: 0 kept, 65 it is not this log's, no such witness has cosigned it, or what is kept of the log is not what it was, 74 something \
+cannot be read or written.")]
 pub(crate) struct CosignArgs {
     /// The cosigned checkpoint
     file: PathBuf,
@@ -32,15 +34,15 @@ pub(crate) struct CosignArgs {
 }
 
 /// The most that is read of a note, in bytes.
-const MOST_NOTE: u64 = 1024 * 1024;
+const MOST_NOTE: usize = 1024 * 1024;
 
 pub(super) fn cosign(args: CosignArgs) -> Result<u8, CliError> {
-    let mut note = String::new();
-    std::fs::File::open(&args.file)?.take(MOST_NOTE).read_to_string(&mut note)?;
+    let note = read_text(&args.file, MOST_NOTE)?;
     let kept = Reader::new(args.log.dir()?).keep_cosignatures(&note, &args.witness_key);
-    let kept = kept.map_err(|error| match error.kind() {
-        ErrorKind::InvalidData => Failure::new(65, format!("{}: {error}", args.file.display())),
-        _ => Failure::new(74, error.to_string()),
+    let kept = kept.map_err(|error| match error {
+        CosignError::Note(error) => Failure::new(65, format!("{}: {error}", args.file.display())).into(),
+        CosignError::Log(error) => unreadable(error),
+        error => Failure::new(74, causes(&error)).into(),
     })?;
     if kept.is_empty() {
         return Err(
@@ -48,7 +50,7 @@ pub(super) fn cosign(args: CosignArgs) -> Result<u8, CliError> {
         );
     }
     for cosignature in kept {
-        println!("{GREEN}✔{PLAIN} {} at {}", cosignature.witness, cosignature.timestamp);
+        println!("{GREEN}✔{PLAIN} {} at {}", printable(&cosignature.witness), cosignature.timestamp);
     }
     Ok(0)
 }

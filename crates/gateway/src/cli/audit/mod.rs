@@ -21,7 +21,7 @@ use portcullis_ledger::{BodyKeys, ReadError};
 use portcullis_search::{FIELDS, IndexError, Query};
 
 use super::{CliError, Failure};
-use crate::{config::Config, gateway::ledger_dir};
+use crate::{causes::causes, config::Config, gateway::ledger_dir};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
@@ -132,7 +132,8 @@ pub(crate) async fn audit(command: AuditCommand) -> Result<u8, CliError> {
 }
 
 pub(crate) fn unreadable(error: ReadError) -> CliError {
-    CliError::Failure(Failure::new(65, error.to_string()))
+    let code = if matches!(error, ReadError::Fault(_)) { 65 } else { 74 };
+    CliError::Failure(Failure::new(code, causes(&error)))
 }
 
 fn unsearchable(error: IndexError) -> CliError {

@@ -11,7 +11,9 @@ use crate::cli::{CliError, Failure};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Name the file first in `audit.bodyKeyFiles`, and keep the others behind it: what was written with them is read with them. Keep a copy \
-elsewhere. What is encrypted with a key that is lost is lost.")]
+elsewhere. What is encrypted with a key that is lost is lost.
+
+Exit codes: 0 made, 73 the file is there already, or cannot be made.")]
 pub(crate) struct NewBodyKeyArgs {
     /// The file, which must not be there yet
     file: PathBuf,

@@ -8,14 +8,15 @@ use portcullis_ledger::Reader;
 use serde::Deserialize;
 
 use super::{LogArgs, unreadable};
-use crate::cli::{CliError, Failure};
+use crate::cli::{CliError, Failure, create_private};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The proof has the whole record in it. `portcullis audit verify --proof FILE --key FILE` verifies it anywhere, and so does whatever
 else understands C2SP tlog-proof.
 
-Exit codes: 0 proven, 65 the log is not what it was, 66 there is no such record, or no checkpoint covers it yet.")]
+Exit codes: 0 proven, 65 the log is not what it was, 66 there is no such record, or no checkpoint covers it yet, 73 the file is there already, \
+or cannot be made, 74 the log cannot be read.")]
 pub(crate) struct ProveArgs {
     #[command(flatten)]
     log: LogArgs,
@@ -25,7 +26,7 @@ pub(crate) struct ProveArgs {
     /// Of a request, prove the intent
     #[arg(long)]
     intent: bool,
-    /// Where to write the proof; by default to standard output
+    /// Where to write the proof, a file that is not there yet; by default to standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -60,7 +61,7 @@ pub(super) fn prove(args: ProveArgs) -> Result<u8, CliError> {
     }
     let proof = reader.prove(index).map_err(unreadable)?.to_string();
     match args.out {
-        Some(file) => std::fs::write(file, proof)?,
+        Some(file) => create_private(&file)?.write_all(proof.as_bytes())?,
         None => std::io::stdout().lock().write_all(proof.as_bytes())?,
     }
     Ok(0)
@@ -134,20 +135,32 @@ mod tests {
     fn a_proof_is_verified_where_the_log_is_not() {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (log, ids) = log(dir.path());
-        let proof = elsewhere.path().join("proof").to_str().unwrap().to_owned();
+        let proof = |nth: usize| elsewhere.path().join(format!("proof-{nth}")).to_str().unwrap().to_owned();
         let key = elsewhere.path().join("key").to_str().unwrap().to_owned();
         std::fs::copy(dir.path().join("key.pub"), &key).unwrap();
         let id = ids[6].as_str();
         let wanted = [(vec!["0"], 0), (vec![id], 13), (vec![id, "--intent"], 12), (vec!["13"], 13)];
-        for (what, index) in wanted {
+        for (nth, (what, index)) in wanted.into_iter().enumerate() {
+            let proof = proof(nth);
             let words = [vec!["prove", "--ledger", &log, "--out", &proof], what].concat();
             assert_eq!(run(&words).unwrap(), 0);
             let proven: portcullis_ledger::Proof = std::fs::read_to_string(&proof).unwrap().parse().unwrap();
             assert_eq!(proven.index, index);
             assert_eq!(run(&["verify", "--proof", &proof, "--key", &key]).unwrap(), 0);
         }
-        let changed = std::fs::read_to_string(&proof).unwrap().replace("index 13", "index 12");
-        std::fs::write(&proof, changed).unwrap();
+        // Each is as confidential as the log, and none is overwritten.
+        let proof = proof(3);
+        #[cfg(unix)]
+        {
+            let mode = std::fs::metadata(&proof).unwrap().permissions();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+        }
+        let before = std::fs::read_to_string(&proof).unwrap();
+        let error = run(&["prove", "1", "--ledger", &log, "--out", &proof]).unwrap_err();
+        assert_eq!(error.exit_code(), 73, "{error}");
+        assert_eq!(std::fs::read_to_string(&proof).unwrap(), before);
+
+        std::fs::write(&proof, before.replace("index 13", "index 12")).unwrap();
         assert_eq!(run(&["verify", "--proof", &proof, "--key", &key]).unwrap(), 65);
     }
 
@@ -162,10 +175,52 @@ mod tests {
         for key in [old, new] {
             assert_eq!(run(&["verify", "--ledger", &log, "--key", key.to_str().unwrap()]).unwrap(), 0);
         }
+        let told = portcullis_audit::AuditReader::new(dir.path()).tail(1, |_| true).unwrap().0;
+        assert!(told[0].entry.line().contains("new key"), "{}", told[0].entry.line());
         let (ledger, _) = Ledger::open(dir.path(), Options::new("test.example/audit")).unwrap();
         let error = run(&["rotate-key", "--ledger", &log]).unwrap_err();
         assert!(error.to_string().contains("stop the gateway"), "{error}");
         drop(ledger);
+    }
+
+    /// `key.pub` lists the keys of before, too, which somebody may have stolen since.
+    #[test]
+    fn a_proof_is_verified_with_the_newest_key_only() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (log, _) = log(dir.path());
+        let at = |name: &str| elsewhere.path().join(name).to_str().unwrap().to_owned();
+        let verify =
+            |proof: &str, key: &str| run(&["verify", "--proof", &at(proof), "--key", &at(key)]).unwrap();
+        let prove = |name: &str| run(&["prove", "0", "--ledger", &log, "--out", &at(name)]).unwrap();
+        prove("before");
+        std::fs::copy(dir.path().join("key.pub"), at("old")).unwrap();
+        assert_eq!(run(&["rotate-key", "--ledger", &log]).unwrap(), 0);
+        prove("after");
+        std::fs::copy(dir.path().join("key.pub"), at("all")).unwrap();
+        assert_eq!(std::fs::read_to_string(at("all")).unwrap().lines().count(), 2);
+        assert_eq!((verify("after", "all"), verify("after", "old")), (0, 65));
+        // With the old key alone, it is for the person to know that it had not been replaced then.
+        assert_eq!((verify("before", "all"), verify("before", "old")), (65, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_called_tampering() {
+        let dir = tempfile::tempdir().unwrap();
+        for command in [&["prove", "0"][..], &["verify"], &["rotate-key"]] {
+            let none = dir.path().join("none");
+            let error = run(&[command, &["--ledger", none.to_str().unwrap()]].concat()).unwrap_err();
+            assert_eq!(error.exit_code(), 74, "{command:?}: {error}");
+            // With its cause.
+            assert!(
+                error.to_string().contains("not found") || error.to_string().contains("No such file"),
+                "{error}"
+            );
+            assert!(!none.exists());
+        }
+        let (log, _) = log(dir.path());
+        std::fs::write(dir.path().join("checkpoint"), "anything").unwrap();
+        assert_eq!(run(&["prove", "0", "--ledger", &log]).unwrap_err().exit_code(), 65);
+        assert_eq!(run(&["rotate-key", "--ledger", &log]).unwrap_err().exit_code(), 65);
     }
 
     #[test]

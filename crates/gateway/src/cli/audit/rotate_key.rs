@@ -1,14 +1,19 @@
 //! `portcullis audit rotate-key`.
 
+use std::sync::Arc;
+
 use anstream::println;
 use clap::Args;
-use portcullis_core::{Clock, SystemClock};
-use portcullis_ledger::{Ledger, OpenError, Options, Reader};
+use portcullis_core::SystemClock;
+use portcullis_ledger::OpenError;
 
-use super::{LogArgs, unreadable};
-use crate::cli::{
-    CliError, Failure,
-    output::{BOLD, DIM, PLAIN},
+use super::LogArgs;
+use crate::{
+    causes::causes,
+    cli::{
+        CliError, Failure,
+        output::{BOLD, DIM, PLAIN},
+    },
 };
 
 #[derive(Debug, Args)]
@@ -16,7 +21,7 @@ use crate::cli::{
 The gateway must not be running. The log gets a record of the new key, and the old key signs for it, so that whoever verifies with the
 old public key can follow. The old private key is deleted.
 
-Exit codes: 0 the key was replaced, 65 the log is not what it was, 75 the log is in use.")]
+Exit codes: 0 the key was replaced, 65 the log is not what it was, 74 it cannot be read or written, or its key not be used, 75 it is in use.")]
 pub(crate) struct RotateKeyArgs {
     #[command(flatten)]
     log: LogArgs,
@@ -24,27 +29,17 @@ pub(crate) struct RotateKeyArgs {
 
 pub(super) fn rotate_key(args: RotateKeyArgs) -> Result<u8, CliError> {
     let dir = args.log.dir()?;
-    let keys = Reader::new(&dir).keys().map_err(unreadable)?;
-    let options = Options::new(keys[0].name()).rotation_record(|rotation| {
-        serde_json::json!({
-            "v": 1,
-            "time": SystemClock.now(),
-            "type": "keyRotated",
-            "size": rotation.size,
-            "previous": rotation.previous.to_string(),
-            "next": rotation.next.to_string(),
-        })
-        .to_string()
-        .into_bytes()
-    });
-    let rotation = Ledger::rotate_key(&dir, options).map_err(|error| match error {
+    let rotated = portcullis_audit::rotate_key(&dir, Arc::new(SystemClock));
+    let rotation = rotated.map_err(|error| match error {
         OpenError::Locked(_) => Failure::new(75, format!("{error}: stop the gateway first")),
         OpenError::Damaged(fault) => Failure::new(65, fault.to_string()),
-        error => Failure::new(74, error.to_string()),
+        error => Failure::new(74, causes(&error)),
     })?;
     println!("the log has a new key, from record {} on:", rotation.size + 1);
     println!("  {BOLD}{}{PLAIN}", rotation.next);
     println!("  {DIM}after {}{PLAIN}", rotation.previous);
-    println!("Keep it where you kept the old one; either verifies the whole log.");
+    println!(
+        "Keep it where you kept the old one. Either verifies the whole log; what `portcullis audit prove` writes from now on only this one."
+    );
     Ok(0)
 }

@@ -176,6 +176,13 @@ fn a_witness_is_heard_beside_a_running_gateway_and_demanded_by_the_verifier() {
     assert!(hand_in(&cosign(&other, "v.example", &note), &key).is_err());
     assert!(hand_in(&cosign(&other, "w.example", &note), &stranger).is_err());
     assert!(hand_in(&cosign(&pair, "w.example", &note.replace("test.", "best.")), &key).is_err());
+    // What is damaged is not the note's fault, and not overwritten.
+    let kept = ledger(&dir).join("checkpoint.cosigned");
+    std::fs::write(&kept, [0xff]).unwrap();
+    let error = hand_in(&cosign(&pair, "w.example", &note), &key).unwrap_err();
+    assert!(error.to_string().contains("checkpoint.cosigned"), "{error}");
+    assert_eq!((error.exit_code(), std::fs::read(&kept).unwrap()), (65, vec![0xff]));
+    std::fs::remove_file(&kept).unwrap();
     assert_eq!(hand_in(&cosign(&pair, "w.example", &note), &key).unwrap(), 0);
     running.close();
 
