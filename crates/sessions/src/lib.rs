@@ -56,7 +56,7 @@ use std::time::Duration;
 pub use discovery::{Discovery, fold_discovery};
 pub use list::SessionList;
 pub use player::Player;
-pub use recording::{Integrity, Playback, Position, Recording};
+pub use recording::{Integrity, Playback, Recording};
 pub use screen::{Colour, Line, Screen, Span, Style};
 pub use step::{State, Step, Stream, StreamKind};
 pub use summary::{Counts, GrantView, Summary, Who};

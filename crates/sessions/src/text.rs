@@ -25,32 +25,48 @@ pub struct TextEnd {
 /// full-screen program drew is not among them. Without a terminal it is what the command wrote to either output.
 ///
 /// # Errors
-/// When a file cannot be read, or `each` fails.
+/// What `each` fails with.
 pub fn read_text(
     recording: &Recording,
     each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<TextEnd> {
-    follow_text(recording, each, || Ok(false))
+    read(recording, each, None)
 }
 
-/// As [`read_text`]; at the end of what is written `wait` says whether to go on, once it has waited for more.
+/// As [`read_text`], of a stream that may still be open: at the end of what is written `wait` says whether it is, once it has
+/// waited for more. What was written until it ended is read, too.
 ///
 /// # Errors
-/// When a file cannot be read, or `each` or `wait` fails.
+/// What `each` or `wait` fails with.
 pub fn follow_text(
     recording: &Recording,
-    mut each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+    each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
     mut wait: impl FnMut() -> io::Result<bool>,
+) -> io::Result<TextEnd> {
+    read(recording, each, Some(&mut wait))
+}
+
+fn read(
+    recording: &Recording,
+    mut each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+    mut wait: Option<&mut dyn FnMut() -> io::Result<bool>>,
 ) -> io::Result<TextEnd> {
     let (mut playback, mut end) = (recording.play(), TextEnd::default());
     let mut screen: Option<Screen> = None;
     let mut pieces = Pieces::default();
+    let mut over = false;
     loop {
-        let Some(event) = playback.next_event()? else {
-            match !playback.has_exited() && wait()? {
-                true => continue,
-                false => break,
+        let Some(event) = playback.next_event() else {
+            let Some(go_on) = wait.as_mut().filter(|_| !playback.has_exited()) else { break };
+            if over {
+                // All has been read, and only now is it known that nothing more comes.
+                playback.complete();
+                wait = None;
+            } else {
+                // When it has ended, there may be more than at the last look.
+                over = !go_on()?;
             }
+            continue;
         };
         let mut text = String::new();
         let mut source = Source::Stdout;

@@ -1,7 +1,6 @@
 //! A terminal recording as frames that a page can show: no emulator is needed there, and no escape sequence gets there.
 
 use std::collections::HashMap;
-use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -65,17 +64,17 @@ struct FilmStyle {
 }
 
 impl Film {
-    pub(crate) fn of(recording: Recording) -> io::Result<Self> {
+    pub(crate) fn of(recording: Recording) -> Self {
         let mut shooting = Shooting::default();
         let mut player = Player::new(recording);
-        while let Some(begins) = player.next_time()? {
+        while let Some(begins) = player.next_time() {
             let ends = begins.saturating_add(FRAME);
-            while player.next_time()?.is_some_and(|next| next < ends) {
-                player.step()?;
+            while player.next_time().is_some_and(|next| next < ends) {
+                player.step();
             }
             shooting.shoot(&player);
             if shooting.size > SIZE_LIMIT || shooting.film.frames.len() >= MOST_FRAMES {
-                shooting.film.truncated = player.next_time()?.is_some();
+                shooting.film.truncated = player.next_time().is_some();
                 break;
             }
         }
@@ -83,7 +82,7 @@ impl Film {
         film.duration = millis(player.time());
         film.exit = player.exit().map(str::to_owned);
         film.problems = player.problems().to_vec();
-        Ok(film)
+        film
     }
 }
 

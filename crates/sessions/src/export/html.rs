@@ -270,7 +270,7 @@ fn happening(out: &mut impl Write, event: &Happening, failed: bool) -> Result<()
 
 fn terminal(out: &mut impl Write, step: &Step, recording: Recording) -> Result<(), ExportError> {
     let integrity = recording.check();
-    let film = Film::of(recording)?;
+    let film = Film::of(recording);
     writeln!(
         out,
         "<figure class=\"player\" aria-label=\"Terminal recording of {command}\">\

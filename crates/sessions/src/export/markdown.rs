@@ -106,7 +106,7 @@ fn request(out: &mut impl Write, step: &Step, reader: &AuditReader) -> Result<()
         text.push_str(piece);
         Ok(if text.len() > TEXT_LIMIT { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    writeln!(out, "  - {}\n", recording.check())?;
+    writeln!(out, "  - {}\n", code(&recording.check().to_string()))?;
     let fence = "`".repeat(longest_run(&text).max(2) + 1);
     writeln!(out, "    {fence}text")?;
     for line in text.lines() {

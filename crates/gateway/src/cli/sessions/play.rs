@@ -37,22 +37,22 @@ pub(super) fn play(
             live = player.exit().is_none() && goes_on()?;
         }
         if live && !transport.paused {
-            player.seek(Duration::MAX)?;
+            player.seek(Duration::MAX);
             transport.at = player.time();
         } else {
             let now = Instant::now();
-            transport.pass(now - before, last_event, player.next_time()?);
+            transport.pass(now - before, last_event, player.next_time());
             before = now;
             if transport.at != player.time() {
-                let came = player.next_time()?.is_some_and(|next| next <= transport.at)
+                let came = player.next_time().is_some_and(|next| next <= transport.at)
                     || transport.at < player.time();
-                player.seek(transport.at)?;
+                player.seek(transport.at);
                 if came {
                     last_event = transport.at;
                 }
             }
         }
-        let next = player.next_time()?;
+        let next = player.next_time();
         if next.is_none() && goes_on.is_some() && !live {
             return Ok(After::Next);
         }
@@ -86,7 +86,7 @@ pub(super) fn play(
             }
             Some(Wish::Step) => {
                 transport.paused = true;
-                player.step()?;
+                player.step();
                 transport.at = player.time();
                 last_event = transport.at;
             }

@@ -111,7 +111,7 @@ fn dump(step: &Step, recording: &Recording, mut queue: Option<&mut Queue>) -> Re
         step.id
     )?;
     if !matches!(integrity, Integrity::Intact | Integrity::Unfinished) {
-        writeln!(out, "{RED}{integrity}{PLAIN}")?;
+        writeln!(out, "{RED}{}{PLAIN}", clean::line(&integrity.to_string()))?;
     }
     if let Some((stdin, stream)) =
         step.stream.as_ref().and_then(|stream| Some((stream.channels.get("stdin")?, stream)))
