@@ -142,6 +142,9 @@ fn facts(out: &mut impl Write, session: &Summary) -> Result<(), ExportError> {
         fact("From", &source.to_string(), session.user_agent.as_deref().unwrap_or_default())?;
     }
     fact("Session", &session.id, "")?;
+    if let Some(left_out) = words::left_out(session) {
+        fact("Left out", &left_out, "")?;
+    }
     writeln!(out, "</dl>")?;
     Ok(())
 }

@@ -81,6 +81,9 @@ fn head(out: &mut impl Write, session: &Summary) -> Result<(), ExportError> {
             counts.requests, counts.mutating, counts.held, counts.refused, counts.failed, counts.masked
         ),
     )?;
+    if let Some(left_out) = words::left_out(session) {
+        row("left out", &left_out)?;
+    }
     writeln!(out)?;
     Ok(())
 }

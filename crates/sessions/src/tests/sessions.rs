@@ -183,7 +183,7 @@ async fn the_json_is_a_timeline_document() {
     let document: TimelineDocument = serde_json::from_slice(&out).unwrap();
     assert_eq!((document.v, document.session, document.items), (1, summary, log.items(&session)));
     let none: Result<Option<Scope>, std::convert::Infallible> =
-        Scope::find("nobody", Vec::new(), log.now(), crate::IDLE);
+        Scope::find("nobody", Vec::new(), log.now(), portcullis_audit::SESSION_IDLE);
     assert!(none.unwrap().is_none());
 }
 

@@ -117,6 +117,9 @@ pub(super) fn head(out: &mut impl Write, session: &Summary) -> Result<(), CliErr
         }
     }
     line("requests", &told)?;
+    if let Some(left_out) = words::left_out(session) {
+        line("left out", &left_out)?;
+    }
     writeln!(out)?;
     Ok(())
 }
