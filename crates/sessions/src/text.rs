@@ -8,6 +8,9 @@ use crate::clean;
 use crate::recording::Recording;
 use crate::screen::Screen;
 
+/// How many characters a screen takes before what left it is told.
+const AT_ONCE: usize = 4096;
+
 /// How a recording ended, once it has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextEnd {
@@ -70,12 +73,7 @@ fn read(
         };
         let mut text = String::new();
         let mut source = Source::Stdout;
-        let mut left = |line: &str, goes_on: bool| {
-            text.push_str(line);
-            if !goes_on {
-                text.push('\n');
-            }
-        };
+        let left = |line: &str, goes_on: bool| leave(&mut text, line, goes_on);
         match event.kind {
             EventKind::Begin(header) if recording.is_tty() => match &mut screen {
                 Some(screen) => screen.resize_with(header.size, left),
@@ -87,7 +85,19 @@ fn read(
                 }
             }
             EventKind::Output(from, written) => match &mut screen {
-                Some(screen) => screen.output_with(&written, &mut left),
+                Some(screen) => {
+                    // Few characters can say to repeat one often: what many say is not gathered.
+                    let characters: Vec<char> = written.chars().collect();
+                    for some in characters.chunks(AT_ONCE) {
+                        let mut text = String::new();
+                        let some = String::from_iter(some);
+                        screen.output_with(&some, |line, goes_on| leave(&mut text, line, goes_on));
+                        if !text.is_empty() && each(source, &text)?.is_break() {
+                            end.stopped = true;
+                            return Ok(end);
+                        }
+                    }
+                }
                 None => (source, text) = (from, pieces.whole(from, written)),
             },
             EventKind::Exit(exit) => end.exit = Some(exit),
@@ -108,6 +118,14 @@ fn read(
         }
     }
     Ok(end)
+}
+
+/// A line has left the screen; whether it goes on in the next.
+fn leave(text: &mut String, line: &str, goes_on: bool) {
+    text.push_str(line);
+    if !goes_on {
+        text.push('\n');
+    }
 }
 
 /// Keeps a carriage return back until it is known whether a line feed follows.
