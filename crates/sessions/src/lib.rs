@@ -41,6 +41,7 @@ pub mod cast;
 pub mod clean;
 mod discovery;
 pub mod export;
+mod following;
 mod list;
 mod player;
 mod recording;
@@ -52,6 +53,7 @@ mod timeline;
 pub mod words;
 
 pub use discovery::{Discovery, fold_discovery};
+pub use following::Following;
 pub use list::{SessionFilter, SessionList};
 pub use player::Player;
 pub use recording::{Integrity, Playback, Recording};

@@ -11,7 +11,7 @@ use portcullis_core::{AuditId, Event, EventKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::discovery::Discovery;
-use crate::step::{State, Step};
+use crate::step::Step;
 use crate::summary::Summary;
 
 /// The version of the timeline's JSON. Fields may be added without a new one; readers pass over what they do not know.
@@ -176,6 +176,12 @@ impl Scope {
     #[must_use]
     pub fn first(&self) -> u64 {
         self.from
+    }
+
+    /// The index after that of the last record that was read for it: where [`Following`](crate::Following) begins.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.to
     }
 
     fn includes(&self, event: &Event) -> bool {
@@ -481,17 +487,10 @@ impl<I> std::fmt::Debug for Timeline<I> {
     }
 }
 
-impl Step {
-    /// Whether its stream can be followed.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.state == State::Running
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::step::State;
     use crate::tests::{Log, With, exit};
 
     #[tokio::test]
