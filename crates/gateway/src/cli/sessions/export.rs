@@ -66,7 +66,11 @@ pub(super) fn export(args: ExportArgs) -> Result<(), CliError> {
 /// way of the next attempt. As confidential as the log, it is its owner's alone. What is there is not overwritten.
 fn create(file: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), CliError>) -> Result<(), CliError> {
     let at = |error: io::Error| -> CliError {
-        Failure::new(1, format!("{}: {error}", clean::line(&file.display().to_string()))).into()
+        let why = match error.kind() {
+            io::ErrorKind::AlreadyExists => "it is there already, and is not overwritten".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::new(1, format!("{}: {why}", clean::line(&file.display().to_string()))).into()
     };
     if file.symlink_metadata().is_ok() {
         return Err(at(io::ErrorKind::AlreadyExists.into()));
