@@ -39,13 +39,44 @@ async fn a_hostile_recording_is_played() {
 
     // Ended by a signal.
     let mut player = replay(&gateway, &id.to_string(), "--speed 0.01");
-    player.wait_for_output(|text| text.contains("\x1b[?1049h")).await;
+    player.wait_for_output(|text| text.contains(ENTERED)).await;
+    terminate(&player).await;
+    given_back(player).await;
+}
+
+#[tokio::test]
+async fn a_signal_gives_back_the_second_terminal_too() {
+    let cluster = Cluster::from_env();
+    let mut gateway = Gateway::start(&cluster).await;
+    let agent = gateway.kubectl("agent-ci").await.namespace("shop");
+    for (terminal, command) in [(true, "echo first"), (false, "echo between"), (true, "echo second")] {
+        let line = ["exec", if terminal { "-it" } else { "-i" }, "toolbox", "--", "sh", "-c", command];
+        agent.start_on_terminal(&line, 24, 80).ended().await;
+    }
+    gateway.stop().await;
+    let records = gateway.records().await;
+    let session =
+        records.outcomes().find(|outcome| outcome.stream.is_some()).unwrap().session.clone().unwrap();
+
+    // The recording between two terminals is text, for which the first is given back.
+    let mut player = replay(&gateway, &session, "--speed 0.01");
+    player.wait_for_output(|text| text.contains(ENTERED)).await;
+    player.write("n").await;
+    player.wait_for_output(|text| text.contains("between") && text.matches(ENTERED).count() == 2).await;
+    terminate(&player).await;
+    given_back(player).await;
+}
+
+/// What takes the terminal over: the alternate screen.
+const ENTERED: &str = "\x1b[?1049h";
+
+/// Sends the player, behind its shell, SIGTERM.
+async fn terminate(player: &Running) {
     let children = format!("/proc/{0}/task/{0}/children", player.pid().unwrap_or_default());
     let shell = std::fs::read_to_string(children).unwrap_or_default();
     let mut pkill = Command::new("pkill");
     pkill.args(["-TERM", "-P", shell.trim(), "portcullis"]);
     Running::start(pkill).finish().await.ok();
-    given_back(player).await;
 }
 
 /// Starts the player on a terminal; behind it, the shell says how it found the terminal before and after.
@@ -70,9 +101,7 @@ async fn given_back(player: Running) {
         line.unwrap_or_else(|| panic!("no {word}: {said}"))
     };
     assert_eq!(after("BEFORE "), after("AFTER "), "{said}");
-    for (entered, left) in
-        [("\x1b[?1049h", "\x1b[?1049l"), ("\x1b[?25l", "\x1b[?25h"), ("\x1b[?7l", "\x1b[?7h")]
-    {
+    for (entered, left) in [(ENTERED, "\x1b[?1049l"), ("\x1b[?25l", "\x1b[?25h"), ("\x1b[?7l", "\x1b[?7h")] {
         let (entered, left) = (out.rfind(entered), out.rfind(left));
         assert!(entered.is_some() && left > entered, "{said}");
     }

@@ -84,7 +84,7 @@ pub use audit::{Audit, Opened, rotate_key};
 pub use commit::{CommitLayer, CommitService};
 pub use intents::Intents;
 pub use layer::{AuditLayer, AuditService};
-pub use options::AuditOptions;
+pub use options::{AuditOptions, SESSION_IDLE};
 pub use policy::{AuditPolicy, Level, PolicyError, Stage};
 pub use portcullis_ledger as ledger;
 pub use reader::{AuditReader, Kept, RecordingReader, Records, Stored};

@@ -17,6 +17,9 @@ pub(crate) type KeepResponse = Arc<dyn Fn(&RequestInfo, StatusCode) -> bool + Se
 /// Says how much is kept of a request.
 pub(crate) type Levels = Arc<dyn Fn(&RequestInfo, Option<&Identity>) -> Level + Send + Sync>;
 
+/// After how long a pause a client's session without a grant is over, unless [`AuditOptions::session_idle`] says otherwise.
+pub const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
+
 /// How evidence is to be kept. The defaults are those of the gateway, except that without a redactor no copy of anything
 /// a client wrote freely is kept, and that copies of responses have to be asked for.
 pub struct AuditOptions {
@@ -44,7 +47,7 @@ impl AuditOptions {
             origin,
             clock: Arc::new(SystemClock),
             redactor: None,
-            session_idle: Duration::from_secs(30 * 60),
+            session_idle: SESSION_IDLE,
             reads: Durability::Write,
             writes: Durability::Fsync,
             body_limit: 64 * 1024,

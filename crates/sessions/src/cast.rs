@@ -11,6 +11,9 @@ use serde::Deserialize;
 /// The longest line that is read, in bytes. The recorder's are below 200 KiB; earlier ones wrote a frame in one line.
 pub const LINE_LIMIT: usize = 8 * 1024 * 1024;
 
+/// How much of an exit status, or of the reason why there is none, is kept, in characters. The recorder's are shorter.
+const EXIT_LIMIT: usize = 256;
+
 /// The largest terminal that is drawn. A client may claim any size; the screen of a larger one is cut to this.
 pub const MOST_COLUMNS: u16 = 512;
 /// See [`MOST_COLUMNS`].
@@ -120,25 +123,27 @@ impl<R: BufRead> CastReader<R> {
                 Fill::Whole => {}
                 Fill::End => return Ok(Read::End { partial: !self.line.is_empty() }),
                 Fill::TooLong => {
-                    self.mark.line += 1;
                     self.wrong(&format!("is longer than {LINE_LIMIT} bytes"));
                     continue;
                 }
             }
-            let parsed = self.parse();
-            self.mark.offset += self.line.len() as u64 + 1;
-            self.mark.line += 1;
-            self.line.clear();
-            match parsed {
-                Ok(Some(kind)) => return Ok(Read::Event(Event { time: self.mark.time, kind })),
-                Ok(None) => {}
+            match self.parse() {
+                Ok((mark, kind)) => {
+                    let (offset, line) = (self.mark.offset + self.line.len() as u64 + 1, self.mark.line + 1);
+                    self.mark = Mark { offset, line, ..mark };
+                    self.line.clear();
+                    if let Some(kind) = kind {
+                        return Ok(Read::Event(Event { time: mark.time, kind }));
+                    }
+                }
                 Err(why) => self.wrong(why),
             }
         }
     }
 
+    /// It stays before the line: who goes on from the mark finds the same wrong there, and nothing behind it.
     fn wrong(&mut self, why: &str) {
-        self.wrong = Some(format!("line {} {why}", self.mark.line));
+        self.wrong = Some(format!("line {} {why}", self.mark.line + 1));
     }
 
     /// Reads to the end of the line.
@@ -165,11 +170,13 @@ impl<R: BufRead> CastReader<R> {
         }
     }
 
-    fn parse(&mut self) -> Result<Option<EventKind>, &'static str> {
-        if self.mark.line == 0 {
-            return header(&self.line).map(|header| Some(EventKind::Begin(header)));
+    /// What the line says, and what holds from there on.
+    fn parse(&self) -> Result<(Mark, Option<EventKind>), &'static str> {
+        let mut mark = self.mark;
+        if mark.line == 0 {
+            return header(&self.line).map(|header| (mark, Some(EventKind::Begin(header))));
         }
-        if self.mark.over {
+        if mark.over {
             return Err("comes after the session's end");
         }
         let (seconds, code, data): (f64, String, String) =
@@ -179,9 +186,9 @@ impl<R: BufRead> CastReader<R> {
         }
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST);
         // A clock may have been set back; a recording goes on all the same.
-        self.mark.time = self.mark.time.max(time);
-        Ok(Some(match code.as_str() {
-            "o" => EventKind::Output(self.mark.source, data),
+        mark.time = mark.time.max(time);
+        let kind = match code.as_str() {
+            "o" => EventKind::Output(mark.source, data),
             "i" => EventKind::Input(data),
             "r" => {
                 let size = data.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
@@ -190,20 +197,21 @@ impl<R: BufRead> CastReader<R> {
                 EventKind::Resize(width, height)
             }
             "s" => {
-                self.mark.source = match data.as_str() {
+                mark.source = match data.as_str() {
                     "stdout" => Source::Stdout,
                     "stderr" => Source::Stderr,
                     _ => return Err("names no output"),
                 };
-                return Ok(None);
+                return Ok((mark, None));
             }
             "x" => {
-                self.mark.over = true;
-                EventKind::Exit(data)
+                mark.over = true;
+                EventKind::Exit(data.chars().take(EXIT_LIMIT).collect())
             }
             // Markers, and what later versions add: the format asks to pass over what one does not know.
-            _ => return Ok(None),
-        }))
+            _ => return Ok((mark, None)),
+        };
+        Ok((mark, Some(kind)))
     }
 }
 

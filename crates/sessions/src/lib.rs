@@ -6,22 +6,22 @@
 //! whoever has an index: a session of a million requests takes no more memory than one of ten.
 //!
 //! ```
-//! use portcullis_audit::AuditReader;
+//! use portcullis_audit::{AuditReader, SESSION_IDLE};
 //! use portcullis_core::{Clock, SystemClock};
-//! use portcullis_sessions::{IDLE, Scope, SessionList, Timeline};
+//! use portcullis_sessions::{Scope, SessionList, Timeline};
 //!
 //! # fn tell(dir: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
 //! let (reader, now) = (AuditReader::new(dir), SystemClock.now());
-//! let mut list = SessionList::new();
+//! let mut list = SessionList::new(now, SESSION_IDLE);
 //! for stored in reader.records(0)? {
 //!     list.record(&stored?);
 //! }
-//! let (sessions, _) = list.finish(now, IDLE);
+//! let (sessions, _) = list.finish();
 //! for session in &sessions {
 //!     println!("{}  {} requests, {} failed", session.id, session.counts.requests, session.counts.failed);
 //! }
 //! let id = &sessions[0].id;
-//! if let Some(scope) = Scope::find(id, reader.records(0)?, now, IDLE)? {
+//! if let Some(scope) = Scope::find(id, reader.records(0)?, now, SESSION_IDLE)? {
 //!     for item in Timeline::new(scope.clone(), reader.records(scope.first())?) {
 //!         println!("{:?}", item?);
 //!     }
@@ -41,6 +41,7 @@ pub mod cast;
 pub mod clean;
 mod discovery;
 pub mod export;
+mod following;
 mod list;
 mod player;
 mod recording;
@@ -51,20 +52,16 @@ mod text;
 mod timeline;
 pub mod words;
 
-use std::time::Duration;
-
 pub use discovery::{Discovery, fold_discovery};
-pub use list::SessionList;
+pub use following::Following;
+pub use list::{SessionFilter, SessionList};
 pub use player::Player;
-pub use recording::{Integrity, Playback, Position, Recording};
+pub use recording::{Integrity, Playback, Recording};
 pub use screen::{Colour, Line, Screen, Span, Style};
 pub use step::{State, Step, Stream, StreamKind};
 pub use summary::{Counts, GrantView, Summary, Who};
 pub use text::{TextEnd, follow_text, read_text};
 pub use timeline::{Happening, Item, Scope, TIMELINE_VERSION, Timeline, TimelineDocument, session_of};
-
-/// After how long a pause a client's session without a grant is over: the default of `AuditOptions::session_idle`.
-pub const IDLE: Duration = Duration::from_secs(30 * 60);
 
 #[cfg(test)]
 mod tests;

@@ -8,21 +8,47 @@ use portcullis_core::Timestamp;
 
 use crate::summary::Summary;
 
-/// How many sessions are remembered at most; the least recent are dropped beyond that.
+/// How many sessions are remembered at most.
 const MOST: usize = 65_536;
 
+/// Which sessions are wanted: those to which all applies that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// With a record that is not older.
+    pub since: Option<Timestamp>,
+    /// Of this user.
+    pub user: Option<String>,
+    /// Those that are [active](Summary::active).
+    pub active: bool,
+}
+
 /// Gathers the sessions of the records it is shown, in bounded memory.
-#[derive(Clone, Debug, Default)]
+///
+/// Of more than 65,536, those go that are not wanted as they stand, and then the least recent. One that goes on after that is
+/// told from there on.
+#[derive(Clone, Debug)]
 pub struct SessionList {
     sessions: HashMap<String, Summary>,
+    filter: SessionFilter,
+    now: Timestamp,
+    idle: Duration,
+    most: usize,
     dropped: u64,
 }
 
 impl SessionList {
-    /// With no session yet.
+    /// With no session yet. A client's session without a grant is over at `now` after a pause of `idle`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(now: Timestamp, idle: Duration) -> Self {
+        let filter = SessionFilter::default();
+        Self { sessions: HashMap::new(), filter, now, idle, most: MOST, dropped: 0 }
+    }
+
+    /// Only these are wanted.
+    #[must_use]
+    pub fn only(mut self, filter: SessionFilter) -> Self {
+        self.filter = filter;
+        self
     }
 
     /// Takes the log's next record. What belongs to no session is passed over.
@@ -50,16 +76,11 @@ impl SessionList {
         }
     }
 
-    /// The sessions, newest first, as they stand at `now`, and how many older ones were dropped. A client's session without a
-    /// grant is over after a pause of `idle`.
+    /// The wanted sessions, newest first, and how many of them, the least recent, were dropped.
     #[must_use]
-    pub fn finish(self, now: Timestamp, idle: Duration) -> (Vec<Summary>, u64) {
+    pub fn finish(mut self) -> (Vec<Summary>, u64) {
+        self.drop_unwanted(&SessionFilter::is_met);
         let mut sessions: Vec<Summary> = self.sessions.into_values().collect();
-        // What the gateway asks itself, for dry runs, has a client of its own; nobody's work is in it.
-        sessions.retain(|session| session.counts.requests > 0 || session.grant.is_some());
-        for session in &mut sessions {
-            session.judge(now, idle);
-        }
         sessions.sort_by(|a, b| b.began.cmp(&a.began).then_with(|| a.id.cmp(&b.id)));
         (sessions, self.dropped)
     }
@@ -67,7 +88,8 @@ impl SessionList {
     fn session(&mut self, id: Option<&str>, time: Timestamp) -> Option<&mut Summary> {
         let id = id?;
         if !self.sessions.contains_key(id) {
-            if self.sessions.len() >= MOST {
+            if self.sessions.len() >= self.most {
+                self.drop_unwanted(&SessionFilter::may_be_met);
                 self.drop_oldest();
             }
             self.sessions.insert(id.to_owned(), Summary::new(id, time));
@@ -75,13 +97,101 @@ impl SessionList {
         self.sessions.get_mut(id)
     }
 
-    /// A tenth at once, so that it does not happen for each new one.
+    fn drop_unwanted(&mut self, is_wanted: &dyn Fn(&SessionFilter, &Summary) -> bool) {
+        let Self { sessions, filter, now, idle, .. } = self;
+        sessions.retain(|_, session| {
+            session.judge(*now, *idle);
+            // What the gateway asks itself, for dry runs, has a client of its own; nobody's work is in it.
+            let worked = session.counts.requests > 0 || session.grant.is_some();
+            worked && is_wanted(filter, session)
+        });
+    }
+
+    /// A tenth of all at once, so that it does not happen for each new one.
     fn drop_oldest(&mut self) {
-        let mut times: Vec<Timestamp> = self.sessions.values().map(|session| session.last).collect();
-        let (_, limit, _) = times.select_nth_unstable(MOST / 10);
-        let limit = *limit;
-        let before = self.sessions.len();
-        self.sessions.retain(|_, session| session.last > limit);
-        self.dropped += (before - self.sessions.len()) as u64;
+        let excess = (self.sessions.len() + self.most / 10 + 1).saturating_sub(self.most);
+        if excess == 0 {
+            return;
+        }
+        let mut all: Vec<(Timestamp, String)> =
+            self.sessions.values().map(|session| (session.last, session.id.clone())).collect();
+        let oldest = excess.min(all.len());
+        all.select_nth_unstable(oldest - 1);
+        for (_, id) in &all[..oldest] {
+            self.sessions.remove(id);
+        }
+        self.dropped += oldest as u64;
+    }
+}
+
+impl SessionFilter {
+    /// Whether the session, as it was [judged](Summary::judge), is wanted.
+    fn is_met(&self, session: &Summary) -> bool {
+        self.user.as_deref().is_none_or(|user| session.is_of(user)) && self.is_met_in_time(session)
+    }
+
+    /// The same while more may come of whose session it is.
+    fn may_be_met(&self, session: &Summary) -> bool {
+        let unknown = session.who.as_ref().is_none_or(|who| who.issuer.is_empty());
+        (unknown || self.user.as_deref().is_none_or(|user| session.is_of(user)))
+            && self.is_met_in_time(session)
+    }
+
+    fn is_met_in_time(&self, session: &Summary) -> bool {
+        self.since.is_none_or(|since| session.last >= since) && (!self.active || session.active)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_audit::SESSION_IDLE;
+    use portcullis_core::Grant;
+
+    use super::*;
+    use crate::tests::{Log, With, grant};
+
+    fn list(log: &Log, most: usize, filter: SessionFilter) -> (Vec<String>, u64) {
+        let mut list = SessionList { most, ..SessionList::new(log.now(), SESSION_IDLE).only(filter) };
+        for stored in log.reader().records(0).unwrap() {
+            list.record(&stored.unwrap());
+            assert!(list.sessions.len() <= most);
+        }
+        let (sessions, dropped) = list.finish();
+        (sessions.into_iter().map(|session| session.id).collect(), dropped)
+    }
+
+    async fn request(log: &Log, id: &str) {
+        let grant = Grant { id: id.into(), ..grant(log) };
+        log.request("/pods/web", With { grant: Some(grant), ..With::default() }).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_goes_first_and_then_the_least_recent() {
+        let log = Log::new();
+        let open = Grant { id: "open".into(), ..grant(&log) };
+        let held = log.stream("/pods/web/exec", With { grant: Some(open), ..With::default() }).await;
+        for nth in 0..30 {
+            // All at one time, so that only their ids tell which goes.
+            request(&log, &format!("g-{nth:02}")).await;
+            log.event(
+                portcullis_core::Event::new(portcullis_core::EventKind::Revoked).grant(format!("g-{nth:02}")),
+            )
+            .await;
+        }
+        let since = log.now() + Duration::from_secs(60);
+        log.advance(Duration::from_secs(90));
+        request(&log, "late").await;
+
+        let (ids, dropped) = list(&log, 20, SessionFilter::default());
+        assert_eq!((ids.len() as u64 + dropped, ids.first().map(String::as_str)), (32, Some("late")));
+        assert!(ids.len() > 15, "{ids:?}");
+        // The one that is open is the oldest, and is found all the same.
+        let active = SessionFilter { active: true, ..SessionFilter::default() };
+        assert_eq!(list(&log, 20, active), (vec!["late".into(), "open".into()], 0));
+        let recent = SessionFilter { since: Some(since), ..SessionFilter::default() };
+        assert_eq!(list(&log, 20, recent), (vec!["late".into()], 0));
+        let nobody = SessionFilter { user: Some("nobody".into()), ..SessionFilter::default() };
+        assert_eq!(list(&log, 20, nobody), (vec![], 0));
+        drop(held);
     }
 }

@@ -1,6 +1,5 @@
 //! Plays a recording: forward event by event, and to any time, with key frames so that going back is quick.
 
-use std::io;
 use std::time::Duration;
 
 use crate::cast::{Event, EventKind};
@@ -93,26 +92,18 @@ impl Player {
     }
 
     /// The time of the next event; `None` at the end of what is written.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn next_time(&mut self) -> io::Result<Option<Duration>> {
+    pub fn next_time(&mut self) -> Option<Duration> {
         if self.next.is_none() {
             self.before_next = self.playback.position();
-            self.next = self.playback.next_event()?;
+            self.next = self.playback.next_event();
         }
-        Ok(self.next.as_ref().map(|event| event.time))
+        self.next.as_ref().map(|event| event.time)
     }
 
     /// Plays the next event, and returns it; `None` at the end of what is written.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn step(&mut self) -> io::Result<Option<Event>> {
-        if self.next_time()?.is_none() {
-            return Ok(None);
-        }
-        let Some(event) = self.next.take() else { return Ok(None) };
+    pub fn step(&mut self) -> Option<Event> {
+        self.next_time()?;
+        let event = self.next.take()?;
         self.keep_key();
         self.time = event.time;
         match &event.kind {
@@ -134,26 +125,21 @@ impl Player {
             }
             EventKind::Input(_) => {}
         }
-        Ok(Some(event))
+        Some(event)
     }
 
     /// Goes to `time`: every event up to it has been played then. Past the end, to the end.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn seek(&mut self, time: Duration) -> io::Result<()> {
+    pub fn seek(&mut self, time: Duration) {
         if time < self.time {
             self.go_back(time);
         }
-        while self.next_time()?.is_some_and(|next| next <= time) {
-            self.step()?;
+        while self.next_time().is_some_and(|next| next <= time) {
+            self.step();
         }
         // Between two events, or past the last.
-        self.time = match self.next_time()? {
-            Some(_) => time,
-            None => self.time,
-        };
-        Ok(())
+        if self.next_time().is_some() {
+            self.time = time;
+        }
     }
 
     /// Goes to the last key frame that is not after `time`.

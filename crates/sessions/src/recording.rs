@@ -1,7 +1,7 @@
 //! The recording of a stream: one file, or several that follow each other.
 
 use std::collections::VecDeque;
-use std::io::{self, BufReader, ErrorKind};
+use std::io::{BufReader, ErrorKind};
 use std::time::Duration;
 
 use portcullis_audit::{AuditReader, Kept, Record, RecordingPart, RecordingReader, StreamProgress};
@@ -209,12 +209,14 @@ fn is_terminal(command: &str) -> bool {
 
 /// Where a playback stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     part: usize,
     mark: Mark,
 }
 
 /// Reads the events of a recording, one part after the other.
+///
+/// It cannot fail: what cannot be read, for whatever reason, is told as [`EventKind::Problem`], and the next part is read.
 #[derive(Debug)]
 pub struct Playback {
     recording: Recording,
@@ -226,6 +228,7 @@ pub struct Playback {
     /// Whether the session's end has been read.
     exited: bool,
     pending: VecDeque<Event>,
+    /// Whether it has been said that the recording breaks off.
     told: bool,
 }
 
@@ -255,31 +258,31 @@ impl Playback {
         self.exited
     }
 
+    /// The stream is over, and all that was written has been read: if the recording has no end, that is said now.
+    pub(crate) fn complete(&mut self) {
+        self.recording.complete = true;
+    }
+
     /// The next event; `None` at the end of what is written. Of a stream that is still open, ask again later.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn next_event(&mut self) -> io::Result<Option<Event>> {
+    pub fn next_event(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.pending.pop_front() {
-                return Ok(Some(event));
+                return Some(event);
             }
-            if self.reader.is_none() && !self.enter_part()? {
-                return Ok(None);
-            }
-            let Some(reader) = &mut self.reader else { continue };
-            let read = match reader.read() {
-                Err(error) if error.kind() == ErrorKind::InvalidData => Read::Wrong(error.to_string()),
-                read => read?,
+            let Some(reader) = &mut self.reader else {
+                if !self.enter_part() {
+                    return None;
+                }
+                continue;
             };
-            match read {
-                Read::Event(mut event) => {
+            match reader.read() {
+                Ok(Read::Event(mut event)) => {
                     self.time = self.time.max(event.time);
                     event.time = self.time;
                     self.exited |= matches!(event.kind, EventKind::Exit(_));
-                    return Ok(Some(event));
+                    return Some(event);
                 }
-                Read::End { partial } => {
+                Ok(Read::End { partial }) => {
                     let another = self.part + 1 < self.recording.parts.len()
                         || !self.recording.complete && self.recording.find_next();
                     if another {
@@ -291,45 +294,55 @@ impl Playback {
                         self.told = true;
                         self.problem(if partial { "its last line is cut off" } else { "it breaks off here" });
                     } else {
-                        return Ok(None);
+                        return None;
                     }
                 }
-                Read::Wrong(why) => {
-                    if !std::mem::replace(&mut self.told, true) {
-                        self.problem(&why);
-                    } else if self.part + 1 < self.recording.parts.len() {
-                        self.leave_part();
-                    } else {
-                        return Ok(None);
-                    }
-                }
+                Ok(Read::Wrong(why)) => self.give_up_part(&why),
+                Err(error) => self.give_up_part(&unreadable(&error)),
             }
         }
     }
 
     /// Opens the part it stands at; whether there is one.
-    fn enter_part(&mut self) -> io::Result<bool> {
-        let Some(part) = self.recording.parts.get(self.part) else { return Ok(false) };
+    fn enter_part(&mut self) -> bool {
+        let Some(part) = self.recording.parts.get(self.part) else {
+            // The last one could not be read to its end. Of a stream that is still open, another may have begun.
+            return !self.recording.complete && self.recording.find_next();
+        };
         let opened = match &part.named {
-            Some(named) => self.recording.reader.open_recording(named)?,
+            Some(named) => self.recording.reader.open_recording(named),
             None => match self.recording.reader.open_live_recording(&part.name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                opened => Some(opened?),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                opened => opened.map(Some),
             },
         };
-        let Some(mut file) = opened else {
-            // Perhaps it has moved since it was found; then the log knows by now.
-            let name = part.name.clone();
-            if part.named.is_none() && !self.recording.complete && self.recording.find_moved(&name) {
-                return Ok(true);
+        let entered = opened.and_then(|file| {
+            let Some(mut file) = file else { return Ok(None) };
+            file.skip(self.enter.offset)?;
+            Ok(Some(file))
+        });
+        match entered {
+            Ok(Some(file)) => {
+                self.reader = Some(CastReader::new(BufReader::with_capacity(64 * 1024, file), self.enter));
             }
-            self.problem("it is not there any more");
-            self.leave_part();
-            return Ok(true);
-        };
-        file.skip(self.enter.offset)?;
-        self.reader = Some(CastReader::new(BufReader::with_capacity(64 * 1024, file), self.enter));
-        Ok(true)
+            Ok(None) => {
+                // Perhaps it has moved since it was found; then the log knows by now.
+                let name = part.name.clone();
+                let moved =
+                    part.named.is_none() && !self.recording.complete && self.recording.find_moved(&name);
+                if !moved {
+                    self.give_up_part("it is not there any more");
+                }
+            }
+            Err(error) => self.give_up_part(&unreadable(&error)),
+        }
+        true
+    }
+
+    /// Says what is wrong with the part, and reads nothing more of it.
+    fn give_up_part(&mut self, why: &str) {
+        self.problem(why);
+        self.leave_part();
     }
 
     fn leave_part(&mut self) {
@@ -343,5 +356,13 @@ impl Playback {
         let name = self.recording.parts.get(self.part).map_or("", |part| part.name.as_str());
         let kind = EventKind::Problem(format!("{name}: {what}"));
         self.pending.push_back(Event { time: self.time, kind });
+    }
+}
+
+/// What was found to be changed says so itself.
+fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::InvalidData => error.to_string(),
+        _ => format!("it cannot be read: {error}"),
     }
 }

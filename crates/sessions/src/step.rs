@@ -230,6 +230,19 @@ impl Step {
         });
     }
 
+    /// Whether its stream can be followed.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// Whether there may be a recording of it: there is one as soon as its stream opens, before anything is on record.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        let named = self.stream.as_ref().is_some_and(|stream| !stream.recording.is_empty());
+        named || matches!(self.resource.as_str(), "pods/exec" | "pods/attach")
+    }
+
     /// How many values were masked in its answer.
     #[must_use]
     pub fn masked_values(&self) -> u64 {

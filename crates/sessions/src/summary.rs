@@ -34,6 +34,14 @@ pub struct Summary {
     pub last: Timestamp,
     /// How much was done, and how it went.
     pub counts: Counts,
+    /// How many requests ended of which a timeline does not tell what was decided, since the session has too many tickets.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untold: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// An identity, as far as a reader needs it.
@@ -127,6 +135,7 @@ impl Summary {
             began: time,
             last: time,
             counts: Counts::default(),
+            untold: 0,
         }
     }
 

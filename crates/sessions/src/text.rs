@@ -8,6 +8,9 @@ use crate::clean;
 use crate::recording::Recording;
 use crate::screen::Screen;
 
+/// How many characters a screen takes before what left it is told.
+const AT_ONCE: usize = 4096;
+
 /// How a recording ended, once it has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextEnd {
@@ -25,41 +28,52 @@ pub struct TextEnd {
 /// full-screen program drew is not among them. Without a terminal it is what the command wrote to either output.
 ///
 /// # Errors
-/// When a file cannot be read, or `each` fails.
+/// What `each` fails with.
 pub fn read_text(
     recording: &Recording,
     each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<TextEnd> {
-    follow_text(recording, each, || Ok(false))
+    read(recording, each, None)
 }
 
-/// As [`read_text`]; at the end of what is written `wait` says whether to go on, once it has waited for more.
+/// As [`read_text`], of a stream that may still be open: at the end of what is written `wait` says whether it is, once it has
+/// waited for more. What was written until it ended is read, too.
 ///
 /// # Errors
-/// When a file cannot be read, or `each` or `wait` fails.
+/// What `each` or `wait` fails with.
 pub fn follow_text(
     recording: &Recording,
-    mut each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+    each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
     mut wait: impl FnMut() -> io::Result<bool>,
+) -> io::Result<TextEnd> {
+    read(recording, each, Some(&mut wait))
+}
+
+fn read(
+    recording: &Recording,
+    mut each: impl FnMut(Source, &str) -> io::Result<ControlFlow<()>>,
+    mut wait: Option<&mut dyn FnMut() -> io::Result<bool>>,
 ) -> io::Result<TextEnd> {
     let (mut playback, mut end) = (recording.play(), TextEnd::default());
     let mut screen: Option<Screen> = None;
     let mut pieces = Pieces::default();
+    let mut over = false;
     loop {
-        let Some(event) = playback.next_event()? else {
-            match !playback.has_exited() && wait()? {
-                true => continue,
-                false => break,
+        let Some(event) = playback.next_event() else {
+            let Some(go_on) = wait.as_mut().filter(|_| !playback.has_exited()) else { break };
+            if over {
+                // All has been read, and only now is it known that nothing more comes.
+                playback.complete();
+                wait = None;
+            } else {
+                // When it has ended, there may be more than at the last look.
+                over = !go_on()?;
             }
+            continue;
         };
         let mut text = String::new();
         let mut source = Source::Stdout;
-        let mut left = |line: &str, goes_on: bool| {
-            text.push_str(line);
-            if !goes_on {
-                text.push('\n');
-            }
-        };
+        let left = |line: &str, goes_on: bool| leave(&mut text, line, goes_on);
         match event.kind {
             EventKind::Begin(header) if recording.is_tty() => match &mut screen {
                 Some(screen) => screen.resize_with(header.size, left),
@@ -71,7 +85,19 @@ pub fn follow_text(
                 }
             }
             EventKind::Output(from, written) => match &mut screen {
-                Some(screen) => screen.output_with(&written, &mut left),
+                Some(screen) => {
+                    // Few characters can say to repeat one often: what many say is not gathered.
+                    let characters: Vec<char> = written.chars().collect();
+                    for some in characters.chunks(AT_ONCE) {
+                        let mut text = String::new();
+                        let some = String::from_iter(some);
+                        screen.output_with(&some, |line, goes_on| leave(&mut text, line, goes_on));
+                        if !text.is_empty() && each(source, &text)?.is_break() {
+                            end.stopped = true;
+                            return Ok(end);
+                        }
+                    }
+                }
                 None => (source, text) = (from, pieces.whole(from, written)),
             },
             EventKind::Exit(exit) => end.exit = Some(exit),
@@ -92,6 +118,14 @@ pub fn follow_text(
         }
     }
     Ok(end)
+}
+
+/// A line has left the screen; whether it goes on in the next.
+fn leave(text: &mut String, line: &str, goes_on: bool) {
+    text.push_str(line);
+    if !goes_on {
+        text.push('\n');
+    }
 }
 
 /// Keeps a carriage return back until it is known whether a line feed follows.

@@ -3,7 +3,7 @@
 //! Two passes. The first finds out what belongs to the session ([`Scope`]): a decision on a ticket is on record before the
 //! request it is about, so one pass cannot know whose it is. The second tells it ([`Timeline`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use portcullis_audit::{Record, Stored, StreamProgress};
@@ -11,7 +11,7 @@ use portcullis_core::{AuditId, Event, EventKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::discovery::Discovery;
-use crate::step::{State, Step};
+use crate::step::Step;
 use crate::summary::Summary;
 
 /// The version of the timeline's JSON. Fields may be added without a new one; readers pass over what they do not know.
@@ -20,10 +20,13 @@ pub const TIMELINE_VERSION: u32 = 1;
 /// How many items wait for an earlier request to end before they are told in spite of it.
 const WINDOW: usize = 1024;
 
+/// How many of those that were waited for in vain are remembered until they end.
+const MOST_LATE: usize = 16_384;
+
 /// How many held requests without a session are remembered while their session is being found out.
 const MOST_HELD: usize = 16_384;
 
-/// How many tickets of one session are told of.
+/// How many tickets of one session are told of. Of more, [`Summary::untold`] says so.
 const MOST_TICKETS: usize = 16_384;
 
 /// A whole timeline, for who can hold it in memory: see [`Timeline`] for who cannot.
@@ -175,6 +178,12 @@ impl Scope {
         self.from
     }
 
+    /// The index after that of the last record that was read for it: where [`Following`](crate::Following) begins.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.to
+    }
+
     fn includes(&self, event: &Event) -> bool {
         match event.kind {
             EventKind::Granted | EventKind::Revoked => event.grant.as_deref() == Some(&self.summary.id),
@@ -236,9 +245,12 @@ impl Finding<'_> {
             Record::Outcome(outcome) => {
                 let held = self.held.remove(&outcome.id);
                 if outcome.session.as_deref() == Some(self.id) {
+                    let of_event = held.as_ref().map(|(ticket, _)| ticket.clone());
                     let scope = self.scope(index, time, held);
                     scope.summary.outcome(time, outcome);
-                    scope.ticket(outcome.ticket.as_ref());
+                    if !scope.ticket(outcome.ticket.as_ref().or(of_event.as_ref())) {
+                        scope.summary.untold += 1;
+                    }
                 }
             }
             Record::Event(event) => self.event(index, time, event),
@@ -283,12 +295,13 @@ impl Finding<'_> {
 }
 
 impl Scope {
-    fn ticket(&mut self, ticket: Option<&String>) {
-        if let Some(ticket) = ticket
-            && self.tickets.len() < MOST_TICKETS
-        {
+    /// What becomes of this ticket is told from now on; whether it is.
+    fn ticket(&mut self, ticket: Option<&String>) -> bool {
+        let Some(ticket) = ticket else { return true };
+        if self.tickets.len() < MOST_TICKETS {
             self.tickets.insert(ticket.clone());
         }
+        self.tickets.contains(ticket)
     }
 }
 
@@ -296,13 +309,15 @@ impl Scope {
 ///
 /// A request is told when it has ended, with all that came of it. Those that began after one that is still open wait for it,
 /// up to 1024 of them; then they are told, and the one that takes so long is told when it ends. What is still open at the
-/// end of the records is told last, as running.
+/// end of the records is told last, as running. Of more than 16,384 that take so long, the oldest are told as running when
+/// another comes, and once more when they end.
 pub struct Timeline<I> {
     records: I,
     scope: Scope,
     waiting: VecDeque<Waiting>,
     /// Requests that were waited for in vain.
-    late: HashMap<AuditId, Step>,
+    late: BTreeMap<AuditId, Step>,
+    most_late: usize,
     /// Items that can be told.
     ready: VecDeque<Item>,
     over: bool,
@@ -322,7 +337,8 @@ impl<I> Timeline<I> {
             records,
             scope,
             waiting: VecDeque::new(),
-            late: HashMap::new(),
+            late: BTreeMap::new(),
+            most_late: MOST_LATE,
             ready: VecDeque::new(),
             over: false,
         }
@@ -400,6 +416,11 @@ impl<I> Timeline<I> {
                 Some(Waiting::Done(item)) => self.ready.push_back(item),
                 Some(Waiting::Open(step)) if self.waiting.len() >= WINDOW => {
                     self.late.insert(step.id, *step);
+                    if self.late.len() > self.most_late {
+                        // Ids are in the order of time.
+                        let oldest = self.late.pop_first().map(|(_, step)| Item::Request(Box::new(step)));
+                        self.ready.extend(oldest);
+                    }
                 }
                 // Its own record will put it where that stands.
                 Some(Waiting::Held(_)) if self.waiting.len() >= WINDOW => {}
@@ -466,10 +487,61 @@ impl<I> std::fmt::Debug for Timeline<I> {
     }
 }
 
-impl Step {
-    /// Whether its stream can be followed.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.state == State::Running
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::State;
+    use crate::tests::{Log, With, exit};
+
+    #[tokio::test]
+    async fn of_too_many_that_stay_open_the_oldest_are_told_as_running_and_again_when_they_end() {
+        let log = Log::new();
+        let (mut ids, mut stages) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let (id, stage) = log.stream("/pods/web/exec?command=sleep", With::default()).await;
+            ids.push(id);
+            stages.push(stage);
+        }
+        for _ in 0..WINDOW {
+            log.request("/pods/web", With::default()).await;
+        }
+        exit(stages.remove(0), 0).await;
+        exit(stages.pop().unwrap(), 0).await;
+        let session = log.list()[0].id.clone();
+        let scope = log.scope(&session);
+        let mut timeline = Timeline::new(scope.clone(), log.reader().records(scope.first()).unwrap());
+        timeline.most_late = 2;
+        let mut told = Vec::new();
+        while let Some(item) = timeline.next() {
+            assert!(timeline.late.len() <= 2);
+            let Item::Request(step) = item.unwrap() else { continue };
+            if let Some(nth) = ids.iter().position(|id| *id == step.id) {
+                told.push((nth, step.state, step.forwarded));
+            }
+        }
+        let (running, ended) = (State::Running, State::Completed);
+        assert_eq!(
+            told,
+            [(0, running, true), (1, running, true), (0, ended, true), (3, ended, true), (2, running, true)]
+        );
+    }
+
+    #[tokio::test]
+    async fn whose_tickets_are_too_many_is_told_that_some_are_left_out() {
+        let log = Log::new();
+        log.held("/pods/web", "t-1").await;
+        let session = log.list()[0].id.clone();
+        let mut scope = log.scope(&session);
+        assert_eq!((scope.tickets.len(), scope.summary().untold), (1, 0));
+        scope.tickets.extend((1..MOST_TICKETS).map(|nth| format!("other-{nth}")));
+        assert!(scope.ticket(Some(&"t-1".to_owned())) && scope.ticket(None));
+        assert!(!scope.ticket(Some(&"t-2".to_owned())));
+        let records = log.reader().records(0).unwrap().map(Result::unwrap);
+        scope.tickets.remove("t-1");
+        scope.tickets.insert("one more".into());
+        let mut finding =
+            Finding { id: &session, scope: Some(scope), held: HashMap::new(), order: VecDeque::new() };
+        records.for_each(|stored| finding.record(&stored));
+        assert_eq!(finding.scope.unwrap().summary().untold, 1);
     }
 }

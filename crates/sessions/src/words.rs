@@ -68,6 +68,13 @@ pub fn length(session: &Summary) -> Duration {
     session.last.duration_since(session.began).unsigned_abs()
 }
 
+/// What a timeline of it leaves out, if anything.
+#[must_use]
+pub fn left_out(session: &Summary) -> Option<String> {
+    let told = |count| format!("what was decided on {count} requests: there are too many tickets");
+    (session.untold > 0).then(|| told(session.untold))
+}
+
 /// What came of a request: its status, and how it ended if not well.
 #[must_use]
 pub fn result(step: &Step) -> String {

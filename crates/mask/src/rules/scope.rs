@@ -143,7 +143,7 @@ impl Scope {
                 presumed |= rule.kinds;
             }
             if of_columns & (1 << id) != 0 {
-                columns |= RuleBits::from(named || rule.may_be_in_rows(info, decided)) << id;
+                columns |= RuleBits::from(rule.may_be_in_rows(info, decided)) << id;
             }
         }
         let parts = match info.is_resource_request {

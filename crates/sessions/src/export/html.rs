@@ -30,7 +30,7 @@ use crate::words;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// How much text of a command without a terminal is shown, in bytes.
+/// How much is shown of what a command without a terminal wrote: so many bytes of the page.
 const TEXT_LIMIT: usize = 256 * 1024;
 
 /// How many recordings are in one page; of later ones it says how to play them. A page must still open.
@@ -142,6 +142,9 @@ fn facts(out: &mut impl Write, session: &Summary) -> Result<(), ExportError> {
         fact("From", &source.to_string(), session.user_agent.as_deref().unwrap_or_default())?;
     }
     fact("Session", &session.id, "")?;
+    if let Some(left_out) = words::left_out(session) {
+        fact("Left out", &left_out, "")?;
+    }
     writeln!(out, "</dl>")?;
     Ok(())
 }
@@ -270,7 +273,7 @@ fn happening(out: &mut impl Write, event: &Happening, failed: bool) -> Result<()
 
 fn terminal(out: &mut impl Write, step: &Step, recording: Recording) -> Result<(), ExportError> {
     let integrity = recording.check();
-    let film = Film::of(recording)?;
+    let film = Film::of(recording);
     writeln!(
         out,
         "<figure class=\"player\" aria-label=\"Terminal recording of {command}\">\
@@ -307,7 +310,7 @@ fn terminal(out: &mut impl Write, step: &Step, recording: Recording) -> Result<(
 /// A command without a terminal: what it wrote, as it wrote it.
 fn outputs(out: &mut impl Write, recording: &Recording) -> Result<(), ExportError> {
     let integrity = recording.check();
-    let (mut shown, mut block, mut length) = (String::new(), None, 0);
+    let (mut shown, mut block) = (String::new(), None);
     let end = read_text(recording, |source, piece| {
         if block != Some(source) {
             let (class, name) = match source {
@@ -320,9 +323,11 @@ fn outputs(out: &mut impl Write, recording: &Recording) -> Result<(), ExportErro
             shown.push('\n');
             block = Some(source);
         }
-        shown.push_str(&text(piece));
-        length += piece.len();
-        Ok(if length > TEXT_LIMIT { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if push(&mut shown, piece, TEXT_LIMIT) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
     })?;
     if block.is_some() {
         shown.push_str("</pre>");
@@ -346,7 +351,16 @@ fn outputs(out: &mut impl Write, recording: &Recording) -> Result<(), ExportErro
 /// Text as text, in an element or an attribute.
 fn text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
+    push(&mut escaped, text, usize::MAX);
+    escaped
+}
+
+/// Adds text as text, as long as there are less than `limit` bytes; whether that was all of it.
+fn push(escaped: &mut String, text: &str, limit: usize) -> bool {
     for character in text.chars() {
+        if escaped.len() >= limit {
+            return false;
+        }
         match character {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -358,11 +372,11 @@ fn text(text: &str) -> String {
             _ => escaped.push('\u{fffd}'),
         }
     }
-    escaped
+    true
 }
 
 /// A value as JSON in which nothing can end or begin an element.
-fn data(value: &impl Serialize) -> Result<String, ExportError> {
+pub(super) fn data(value: &impl Serialize) -> Result<String, ExportError> {
     let json = clean::json(&serde_json::to_string(value)?);
     Ok(json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"))
 }
@@ -374,7 +388,38 @@ fn digest(inline: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_core::Channel;
+
     use super::*;
+    use crate::tests::{Log, With, exit, pass};
+
+    #[tokio::test]
+    async fn of_a_command_s_output_so_much_of_a_page_is_filled_and_no_more() {
+        // In one piece; what is escaped; and two outputs in turns, each with a tag of its own.
+        let once = |text: String| vec![(Channel::Stdout, text)];
+        let turns = [(Channel::Stdout, "a".to_owned()), (Channel::Stderr, "b".to_owned())];
+        for (truncated, said) in [
+            (false, once("a".repeat(TEXT_LIMIT / 2))),
+            (true, once("a".repeat(TEXT_LIMIT * 3))),
+            (true, once("\"".repeat(TEXT_LIMIT / 2))),
+            (true, turns.into_iter().cycle().take(8_000).collect()),
+        ] {
+            let log = Log::new();
+            let (id, mut stage) = log.stream("/pods/web/exec?command=cat", With::default()).await;
+            for (channel, text) in said {
+                pass(&mut *stage, channel, text);
+            }
+            exit(stage, 0).await;
+            let (mut out, recording) = (Vec::new(), Recording::of(&log.step(id), &log.reader()).unwrap());
+            outputs(&mut out, &recording).unwrap();
+            let page = String::from_utf8(out).unwrap();
+            assert_eq!(page.contains(" · goes on: "), truncated);
+            // The caption, and a tag.
+            assert!(page.len() < TEXT_LIMIT + 512, "{}", page.len());
+            assert!(!truncated || page.len() > TEXT_LIMIT);
+            assert_eq!(page.matches("<pre").count(), page.matches("</pre>").count());
+        }
+    }
 
     #[test]
     fn nothing_gets_out_of_text_or_data() {

@@ -15,7 +15,7 @@ use crate::text::read_text;
 use crate::timeline::{Happening, Item};
 use crate::words;
 
-/// How much of one recording's text is shown, in bytes.
+/// How much of one recording's text is shown: so many bytes of the document.
 const TEXT_LIMIT: usize = 64 * 1024;
 
 /// Writes the session as Markdown (CommonMark, with GitHub's tables), with the text of its recordings.
@@ -81,6 +81,9 @@ fn head(out: &mut impl Write, session: &Summary) -> Result<(), ExportError> {
             counts.requests, counts.mutating, counts.held, counts.refused, counts.failed, counts.masked
         ),
     )?;
+    if let Some(left_out) = words::left_out(session) {
+        row("left out", &left_out)?;
+    }
     writeln!(out)?;
     Ok(())
 }
@@ -101,18 +104,12 @@ fn request(out: &mut impl Write, step: &Step, reader: &AuditReader) -> Result<()
         writeln!(out, "  - {}", code(&remark))?;
     }
     let Some(recording) = Recording::of(step, reader) else { return Ok(()) };
-    let mut text = String::new();
+    let mut block = Block::default();
     let end = read_text(&recording, |_, piece| {
-        text.push_str(piece);
-        Ok(if text.len() > TEXT_LIMIT { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if block.push(piece) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
-    writeln!(out, "  - {}\n", recording.check())?;
-    let fence = "`".repeat(longest_run(&text).max(2) + 1);
-    writeln!(out, "    {fence}text")?;
-    for line in text.lines() {
-        writeln!(out, "    {line}")?;
-    }
-    writeln!(out, "    {fence}\n")?;
+    writeln!(out, "  - {}\n", code(&recording.check().to_string()))?;
+    block.write(out)?;
     for problem in &end.problems {
         writeln!(out, "    not whole: {}\n", code(problem))?;
     }
@@ -146,6 +143,53 @@ fn happening(out: &mut impl Write, event: &Happening) -> Result<(), ExportError>
     Ok(())
 }
 
+/// Text as a block of code in a list.
+#[derive(Default)]
+struct Block {
+    text: String,
+    lines: usize,
+    /// The backticks at its end, and the longest run of them.
+    run: usize,
+    longest: usize,
+}
+
+const INDENT: &str = "    ";
+
+impl Block {
+    /// Adds text up to the limit; whether that was all of it.
+    fn push(&mut self, piece: &str) -> bool {
+        for character in piece.chars() {
+            if self.size() >= TEXT_LIMIT {
+                return false;
+            }
+            self.text.push(character);
+            self.lines += usize::from(character == '\n');
+            self.run = if character == '`' { self.run + 1 } else { 0 };
+            self.longest = self.longest.max(self.run);
+        }
+        true
+    }
+
+    /// How many bytes it is in the document, about.
+    fn size(&self) -> usize {
+        self.text.len() + self.lines * INDENT.len() + 2 * self.fence()
+    }
+
+    fn fence(&self) -> usize {
+        self.longest.max(2) + 1
+    }
+
+    fn write(&self, out: &mut impl Write) -> Result<(), ExportError> {
+        let fence = "`".repeat(self.fence());
+        writeln!(out, "{INDENT}{fence}text")?;
+        for line in self.text.lines() {
+            writeln!(out, "{INDENT}{line}")?;
+        }
+        writeln!(out, "{INDENT}{fence}\n")?;
+        Ok(())
+    }
+}
+
 /// Text as code within a line: nothing in it is markup, whatever it is. In a table, `|` ends a cell even within code.
 fn code(text: &str) -> String {
     let text = clean::line(text).replace('|', "\u{2502}");
@@ -172,5 +216,22 @@ mod tests {
         assert_eq!(code("a`b``c"), "``` a`b``c ```");
         assert_eq!(code("a\n# b|c"), "` a\u{fffd}# b\u{2502}c `");
         assert_eq!(code(""), "-");
+    }
+
+    #[test]
+    fn of_a_recording_so_much_of_the_document_is_filled_and_no_more() {
+        let check = |text: String, whole: bool| {
+            let (mut block, mut out) = (Block::default(), Vec::new());
+            assert_eq!(block.push(&text), whole);
+            block.write(&mut out).unwrap();
+            assert!(out.len() < TEXT_LIMIT + 64, "{}", out.len());
+            assert!(whole || out.len() > TEXT_LIMIT - 64, "{}", out.len());
+        };
+        check("a".repeat(TEXT_LIMIT / 2), true);
+        check("a".repeat(TEXT_LIMIT * 3), false);
+        check("\n".repeat(TEXT_LIMIT / 2), false);
+        check("`".repeat(TEXT_LIMIT / 2), false);
+        check("`a".repeat(TEXT_LIMIT / 4), true);
+        check("世".repeat(TEXT_LIMIT / 2), false);
     }
 }

@@ -29,11 +29,19 @@ async fn evil() -> (Log, String) {
     (log, "g-1".into())
 }
 
-fn page(log: &Log, session: &str) -> String {
+pub(super) fn page(log: &Log, session: &str) -> String {
     let (scope, mut out) = (log.scope(session), Vec::new());
     let summary = scope.summary().clone();
     export::html(&mut out, &summary, Timeline::new(scope, log.reader().records(0).unwrap()), &log.reader())
         .unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+pub(super) fn document(log: &Log, session: &str) -> String {
+    let (scope, mut out) = (log.scope(session), Vec::new());
+    let summary = scope.summary().clone();
+    let items = Timeline::new(scope, log.reader().records(0).unwrap());
+    export::markdown(&mut out, &summary, items, &log.reader()).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -61,11 +69,7 @@ async fn what_was_recorded_is_text_in_the_page() {
 #[tokio::test]
 async fn what_was_recorded_is_code_in_the_document() {
     let (log, session) = evil().await;
-    let (scope, mut out) = (log.scope(&session), Vec::new());
-    let summary = scope.summary().clone();
-    let items = Timeline::new(scope, log.reader().records(0).unwrap());
-    export::markdown(&mut out, &summary, items, &log.reader()).unwrap();
-    let text = String::from_utf8(out).unwrap();
+    let text = document(&log, &session);
     // Every line with recorded text is within a fence longer than any in it, or within code on that line.
     let mut fence: Option<String> = None;
     for line in text.lines() {

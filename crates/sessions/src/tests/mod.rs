@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::{IDLE, Item, Scope, SessionList, Step, Summary, Timeline};
+use crate::{Item, Scope, SessionList, Step, Summary, Timeline};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
-use portcullis_audit::{Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer, RecordingPart};
+use portcullis_audit::{
+    Audit, AuditLayer, AuditOptions, AuditReader, CommitLayer, RecordingPart, SESSION_IDLE,
+};
 use portcullis_core::{
     AuditId, Body, Channel, Classifier, Direction, ErrorFormat, Event, EventKind, EventSink, Grant, Identity,
     RedactedCopy, Redactor, Refusal, RequestInfo, StreamEnd, StreamFrame, StreamInfo, StreamPlan,
@@ -178,15 +180,15 @@ impl Log {
     }
 
     pub(super) fn list(&self) -> Vec<Summary> {
-        let mut list = SessionList::new();
+        let mut list = SessionList::new(self.now(), SESSION_IDLE);
         for stored in self.reader().records(0).unwrap() {
             list.record(&stored.unwrap());
         }
-        list.finish(self.now(), IDLE).0
+        list.finish().0
     }
 
     pub(super) fn scope(&self, id: &str) -> Scope {
-        Scope::find(id, self.reader().records(0).unwrap(), self.now(), IDLE).unwrap().unwrap()
+        Scope::find(id, self.reader().records(0).unwrap(), self.now(), SESSION_IDLE).unwrap().unwrap()
     }
 
     pub(super) fn items(&self, id: &str) -> Vec<Item> {

@@ -88,7 +88,7 @@ proptest! {
             prop_assert_eq!(recording.check(), Integrity::Intact);
             let (mut texts, mut shown, mut order) = <([String; 3], Vec<(u16, u16)>, Vec<usize>)>::default();
             let (mut playback, mut time, mut exits) = (recording.play(), Duration::ZERO, Vec::new());
-            while let Some(event) = playback.next_event().unwrap() {
+            while let Some(event) = playback.next_event() {
                 prop_assert!(event.time >= time);
                 time = event.time;
                 let at = match event.kind {
@@ -146,7 +146,7 @@ proptest! {
             prop_assert!(matches!(recording.check(), Integrity::Changed(_)));
             let mut player = Player::new(recording);
             let mut outputs = 0;
-            while let Some(event) = player.step().unwrap() {
+            while let Some(event) = player.step() {
                 outputs += usize::from(matches!(event.kind, EventKind::Output(..)));
             }
             prop_assert!(outputs + 1 >= whole_lines, "{} of {}", outputs, whole_lines);
@@ -185,10 +185,10 @@ async fn to_whatever_time_one_goes_the_screen_is_the_one_that_was_there() {
     for _ in 0..40 {
         seconds = (seconds * 7919 + 13) % 215;
         let time = Duration::from_millis(seconds * 1000 + 50);
-        player.seek(time).unwrap();
+        player.seek(time);
         let mut fresh = Player::new(recording.clone());
-        while fresh.next_time().unwrap().is_some_and(|next| next <= time) {
-            fresh.step().unwrap();
+        while fresh.next_time().is_some_and(|next| next <= time) {
+            fresh.step();
         }
         assert_eq!(player.screen().lines(), fresh.screen().lines(), "at {time:?}");
         assert_eq!(player.screen().size(), fresh.screen().size());
@@ -259,7 +259,7 @@ async fn an_export_as_asciicast_is_the_recording_in_one() {
 /// What a playback says from where it stands to the end of what is written.
 fn heard(playback: &mut crate::Playback) -> String {
     let mut text = String::new();
-    while let Some(event) = playback.next_event().unwrap() {
+    while let Some(event) = playback.next_event() {
         match event.kind {
             EventKind::Output(_, piece) => text += &piece,
             EventKind::Problem(what) => panic!("{what}"),
@@ -311,7 +311,179 @@ async fn a_session_is_followed_while_its_parts_move_into_the_store() {
             assert!(
                 matches!(blind.check(), Integrity::Unreadable(why) if why.contains("which is not there"))
             );
-            assert!(blind.play().next_event().is_err());
+            let said = blind.play().next_event().unwrap().kind;
+            assert!(
+                matches!(&said, EventKind::Problem(why) if why.contains("which is not there")),
+                "{said:?}"
+            );
         }
     }
+}
+
+/// A recording in three parts and more, in a log that is closed.
+async fn parts(log: &Log, tty: bool) -> (Recording, crate::Step) {
+    let (id, mut stage) = log.stream("/pods/web/exec?command=sh", With { tty, ..With::default() }).await;
+    for line in 0..120 {
+        log.advance(Duration::from_millis(10));
+        pass(&mut *stage, Channel::Stdout, format!("line {line}\r\n"));
+    }
+    exit(stage, 0).await;
+    log.audit.close().await;
+    let step = log.step(id);
+    (Recording::of(&step, &log.reader()).unwrap(), step)
+}
+
+#[tokio::test]
+async fn a_damaged_part_is_said_and_all_others_are_played_and_exported() {
+    for tty in [false, true] {
+        let log = Log::with(|options| options.recording_part(300).recording_limit(100_000));
+        let (recording, step) = parts(&log, tty).await;
+        let parts = &step.stream.as_ref().unwrap().recording;
+        assert!(parts.len() > 2);
+        let named = parts[1].clone();
+        let file = log.reader().recording_path(&named);
+        let stored = std::fs::read(&file).unwrap();
+        let (whole, mut changed) = ((0..120).map(|line| format!("line {line}\n")).collect::<String>(), 0);
+        // Wherever it is damaged: in its head, in its length, in what is compressed, at its end.
+        for at in 0..stored.len() {
+            let mut damaged = stored.clone();
+            damaged[at] ^= 0x41;
+            std::fs::write(&file, &damaged).unwrap();
+            let mut text = String::new();
+            let end = read_text(&recording, |_, piece| {
+                text.push_str(piece);
+                Ok(ControlFlow::Continue(()))
+            })
+            .unwrap();
+            assert_eq!(end.exit.as_deref(), Some("0"));
+            if recording.check() == Integrity::Intact {
+                // A bit that decides nothing: what is read is what was written.
+                assert!(end.problems.is_empty() && text == whole, "byte {at}: {:?}", end.problems);
+                continue;
+            }
+            changed += 1;
+            assert_eq!(recording.check(), Integrity::Changed(named.file.clone()));
+            assert_eq!(end.problems.len(), 1, "byte {at}: {:?}", end.problems);
+            assert!(end.problems[0].starts_with(&named.file), "byte {at}: {:?}", end.problems);
+            assert!(text.starts_with("line 0\n") && text.ends_with("line 119\n"), "byte {at}: {text}");
+        }
+        assert!(changed > stored.len() / 2, "{changed} of {}", stored.len());
+        std::fs::write(&file, &stored[..stored.len() / 2]).unwrap();
+        let session = log.list()[0].id.clone();
+        let page = super::exports::page(&log, &session);
+        assert!(page.contains("IS NOT WHAT THE LOG SAYS") && page.contains("<b>not whole</b>"), "{page}");
+        assert!(page.contains("line 0") && page.contains("line 119") && page.ends_with("</html>\n"));
+    }
+}
+
+#[tokio::test]
+async fn without_the_key_an_export_says_so_and_goes_on() {
+    let log = Log::with(|options| options.ledger(|ledger| ledger.body_keys(BodyKeys::new([[7; 32]]))));
+    let (recording, _) = parts(&log, true).await;
+    let session = log.list()[0].id.clone();
+    let page = super::exports::page(&log, &session);
+    assert!(page.contains("the recording cannot be read: ") && page.contains("which is not there"), "{page}");
+    assert!(page.contains("<b>not whole</b>") && page.ends_with("</html>\n"));
+    let text = super::exports::document(&log, &session);
+    assert!(text.contains("the recording cannot be read: ") && text.contains("not whole: "), "{text}");
+    // A player is told, and shown nothing.
+    let mut cast = Vec::new();
+    crate::export::asciicast(&mut cast, &recording).unwrap();
+    let cast = String::from_utf8(cast).unwrap();
+    let lines: Vec<serde_json::Value> =
+        cast.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["version"], &lines[1][1], lines.len()), (&2.into(), &"m".into(), 2), "{cast}");
+    let mut player = Player::new(recording);
+    player.seek(Duration::MAX);
+    assert!(player.problems()[0].contains("which is not there"));
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_malformed_line_is_shown_on_no_way_there() {
+    let log = Log::with(|options| options.recording_part(600_000).recording_limit(10_000_000));
+    let (id, mut stage) =
+        log.stream("/pods/web/exec?command=sh", With { tty: true, ..With::default() }).await;
+    for line in 0..40 {
+        log.advance(Duration::from_millis(100));
+        pass(&mut *stage, Channel::Stdout, format!("{line} {}\r\n", "x".repeat(20_000)));
+    }
+    exit(stage, 0).await;
+    let step = log.step(id);
+    let parts = &step.stream.as_ref().unwrap().recording;
+    assert!(parts.len() > 1);
+    // In the first part, behind enough for a key frame, a line that is none, and a screen that says something else.
+    let file = log.lay_open(&parts[0]).await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines.len() - 5;
+    let time = lines[at - 1].split(',').next().unwrap();
+    let forged = format!("{time},\"o\",\"\\u001b[H\\u001b[2JFORGED\"]");
+    let changed = [&lines[..at], &["nonsense", &forged, &forged]].concat().join("\n") + "\n";
+    std::fs::write(&file, changed).unwrap();
+
+    let mut player = Player::new(Recording::of(&step, &log.reader()).unwrap());
+    let mut shown = Vec::new();
+    while player.step().is_some() {
+        shown.push((player.time(), player.screen().lines()));
+    }
+    assert_eq!(player.problems().len(), 1, "{:?}", player.problems());
+    let forged = |lines: &[crate::Line]| lines.iter().any(|line| line.text().contains("FORGED"));
+    assert!(!shown.iter().any(|(_, lines)| forged(lines)));
+    let end = player.time();
+    for (time, _) in shown.iter().rev().take(12) {
+        player.seek(end);
+        player.seek(*time);
+        let (_, first) = shown.iter().rfind(|(at, _)| at == time).unwrap();
+        assert_eq!(&player.screen().lines(), first, "at {time:?}");
+    }
+}
+
+/// Follows a stream as text; at each look, `looked` says whether it is open still.
+fn followed(recording: &Recording, looked: impl FnMut() -> bool) -> (String, crate::TextEnd) {
+    let (mut text, mut looked) = (String::new(), looked);
+    let each = |_, piece: &str| {
+        text.push_str(piece);
+        Ok(ControlFlow::Continue(()))
+    };
+    let end = crate::follow_text(recording, each, || Ok(looked())).unwrap();
+    (text, end)
+}
+
+#[test]
+fn what_came_between_the_last_look_and_the_end_is_followed_too() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (tty, part) in [(false, 1 << 20), (true, 1 << 20), (false, 150)] {
+        let log = Log::with(|options| options.recording_part(part).recording_limit(1 << 20));
+        let sent = With { tty, ..With::default() };
+        let (id, mut stage) = runtime.block_on(log.stream("/pods/web/exec?command=sh", sent));
+        pass(&mut *stage, Channel::Stdout, "first\r\n");
+        let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
+        let (mut looks, mut stage) = (0, Some(stage));
+        let (text, end) = followed(&recording, || {
+            looks += 1;
+            if looks == 1 {
+                pass(&mut **stage.as_mut().unwrap(), Channel::Stdout, "second\r\n");
+                return true;
+            }
+            // It writes and ends before the log is looked at.
+            let mut stage = stage.take().unwrap();
+            pass(&mut *stage, Channel::Stdout, "last\r\n");
+            runtime.block_on(exit(stage, 3));
+            false
+        });
+        assert_eq!((text.as_str(), looks), ("first\nsecond\nlast\n", 2));
+        assert_eq!((end.exit.as_deref(), end.problems), (Some("3"), vec![]));
+    }
+}
+
+#[tokio::test]
+async fn who_follows_what_never_ends_in_good_order_is_told_so_and_who_does_not_is_not() {
+    let log = Log::new();
+    let (id, mut stage) = log.stream("/pods/web/exec?command=sh", With::default()).await;
+    pass(&mut *stage, Channel::Stdout, "first\n");
+    let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
+    let (text, end) = followed(&recording, || false);
+    assert_eq!((text.as_str(), end.problems), ("first\n", vec![format!("{id}.cast: it breaks off here")]));
+    let end = read_text(&recording, |_, _| Ok(ControlFlow::Continue(()))).unwrap();
+    assert_eq!(end, crate::TextEnd::default());
 }

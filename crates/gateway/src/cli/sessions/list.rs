@@ -1,15 +1,16 @@
 //! `portcullis sessions list`
 
-use anstream::println;
+use anstream::{eprintln, println};
 use clap::Args;
+use portcullis_audit::SESSION_IDLE;
 use portcullis_core::{Clock, SystemClock, Timestamp};
-use portcullis_sessions::{IDLE, SessionList, Summary, clean, words};
+use portcullis_sessions::{SessionFilter, SessionList, Summary, clean, words};
 
 use super::{LogArgs, unreadable};
 use crate::cli::{
     CliError, Failure,
     approvals::age,
-    output::{ListOutputArgs, table},
+    output::{ListOutputArgs, PLAIN, RED, table},
 };
 
 #[derive(Debug, Args)]
@@ -36,21 +37,22 @@ pub(super) fn list(args: ListArgs) -> Result<(), CliError> {
     let ago = |span: jiff::Span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
     let since = args.since.map(|span| ago(span).and_then(|ago| now.checked_sub(ago.abs()))).transpose();
     let since = since.map_err(|error| Failure::usage(error.to_string()))?;
-    let mut list = SessionList::new();
+    let filter = SessionFilter { since, user: args.user, active: args.active };
+    let mut list = SessionList::new(now, SESSION_IDLE).only(filter);
     for stored in reader.records(0).map_err(unreadable)? {
         list.record(&stored.map_err(unreadable)?);
     }
-    let (mut sessions, dropped) = list.finish(now, IDLE);
-    sessions.retain(|session| {
-        since.is_none_or(|since| session.last >= since)
-            && args.user.as_deref().is_none_or(|user| session.is_of(user))
-            && (!args.active || session.active)
-    });
+    let (sessions, dropped) = list.finish();
+    if dropped > 0 {
+        eprintln!(
+            "{RED}{dropped} sessions, the least recent, are left out{PLAIN}: narrow it with --since, --user or --active"
+        );
+    }
     let ids = sessions.iter().map(|session| session.id.as_str());
-    args.output.print(&sessions, ids, |sessions| for_people(sessions, dropped, now))
+    args.output.print(&sessions, ids, |sessions| for_people(sessions, now))
 }
 
-fn for_people(sessions: &[Summary], dropped: u64, now: Timestamp) {
+fn for_people(sessions: &[Summary], now: Timestamp) {
     if sessions.is_empty() {
         println!("no sessions");
     } else {
@@ -59,9 +61,6 @@ fn for_people(sessions: &[Summary], dropped: u64, now: Timestamp) {
             "SESSION", "WHO", "GRANT", "BEGAN", "TOOK", "STATE", "REQUESTS", "REFUSED", "FAILED", "RECORDED",
         ];
         table(&header, rows);
-    }
-    if dropped > 0 {
-        println!("{dropped} older sessions are not shown");
     }
 }
 

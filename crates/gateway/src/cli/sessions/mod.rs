@@ -11,9 +11,9 @@ mod transport;
 use std::io::ErrorKind;
 
 use clap::Subcommand;
-use portcullis_audit::AuditReader;
+use portcullis_audit::{AuditReader, SESSION_IDLE};
 use portcullis_core::{AuditId, Clock, SystemClock};
-use portcullis_sessions::{IDLE, Item, Scope, Timeline, session_of};
+use portcullis_sessions::{Item, Scope, Timeline, session_of};
 
 use super::{CliError, Failure, audit::LogArgs, audit::unreadable};
 
@@ -61,7 +61,7 @@ impl Found {
         let reader = log.reader()?;
         let records = || reader.records(0).map_err(unreadable);
         let scope = |id: &str| -> Result<Option<Scope>, CliError> {
-            Scope::find(id, records()?, SystemClock.now(), IDLE).map_err(unreadable)
+            Scope::find(id, records()?, SystemClock.now(), SESSION_IDLE).map_err(unreadable)
         };
         if let Some(scope) = scope(id)? {
             return Ok(Self { scope, reader, request: None });

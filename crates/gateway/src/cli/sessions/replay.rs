@@ -2,18 +2,20 @@
 //!
 //! **Invariant.** Nothing that was recorded is written as it was: terminals are drawn by an emulator, other text is cleaned.
 
-use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use anstream::eprintln;
 use clap::Args;
-use portcullis_audit::{Record, Records};
-use portcullis_core::AuditId;
+use portcullis_audit::{SESSION_IDLE, Stored, ledger::ReadError};
+use portcullis_core::{AuditId, Clock, SystemClock};
 use portcullis_sessions::cast::Source;
-use portcullis_sessions::{Integrity, Item, Recording, Step, clean, follow_text, words};
+use portcullis_sessions::{
+    Following, Integrity, Item, Recording, Step, clean, follow_text, read_text, words,
+};
 
-use super::play::{After, play};
+use super::play::{After, Standing, play};
 use super::terminal::Terminal;
 use super::transport::Transport;
 use super::{Found, LogArgs, unreadable};
@@ -50,8 +52,7 @@ fn speed(text: &str) -> Result<f64, String> {
 
 pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let found = Found::find(&args.log, &args.id)?;
-    let records = found.reader.records(found.scope.first()).map_err(unreadable)?;
-    let mut queue = Queue::new(&found, args.follow, records)?;
+    let mut queue = if args.follow { Queue::live(&found)? } else { Queue::recorded(&found)? };
     let limit = args.idle_limit.unsigned_abs();
     let transport = Transport::new(args.speed, (!limit.is_zero()).then_some(limit));
     // Only a terminal can show a terminal; whoever reads a file or a pipe gets text.
@@ -68,12 +69,10 @@ pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
                 Some(terminal) => terminal,
                 none => none.insert(Terminal::enter()?),
             };
-            let id = step.id;
-            let follows = args.follow && step.is_running();
-            let mut goes_on = || queue.is_running(id);
-            let live: Option<&mut dyn FnMut() -> Result<bool, CliError>> =
-                if follows { Some(&mut goes_on) } else { None };
-            if play(shown, recording, &title, transport.clone(), live)? == After::Quit {
+            let mut standing = || queue.standing(step.id);
+            let follow: Option<&mut dyn FnMut() -> Result<Standing, CliError>> =
+                if args.follow && step.is_running() { Some(&mut standing) } else { None };
+            if play(shown, recording, &title, transport.clone(), follow)? == After::Quit {
                 return Ok(());
             }
             if queue.must_wait() {
@@ -83,11 +82,18 @@ pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
         } else {
             // Gives the terminal back first.
             drop(terminal.take());
-            dump(&step, &recording, args.follow.then_some(&mut queue))?;
+            dump(&mut anstream::stdout().lock(), &step, &recording, &mut queue)?;
         }
     }
+    if let Some(left_out) = queue.left_out() {
+        eprintln!("{RED}{left_out} recordings were left out{PLAIN}: too many came at once");
+    }
     if played == 0 {
-        return Err(Failure::new(1, "nothing is recorded there: only exec and attach are").into());
+        let why = match args.follow {
+            true => "nothing is going on there any more; without --follow, what was recorded is played",
+            false => "nothing is recorded there: only exec and attach are",
+        };
+        return Err(Failure::new(1, why).into());
     }
     Ok(())
 }
@@ -100,8 +106,7 @@ fn title(step: &Step, integrity: &Integrity) -> String {
 }
 
 /// A recording as text: what was run, what went in, what came out, how it ended.
-fn dump(step: &Step, recording: &Recording, mut queue: Option<&mut Queue>) -> Result<(), CliError> {
-    let mut out = anstream::stdout().lock();
+fn dump(out: &mut impl Write, step: &Step, recording: &Recording, queue: &mut Queue) -> Result<(), CliError> {
     let integrity = recording.check();
     let begun = words::moment(step.received);
     writeln!(
@@ -111,7 +116,7 @@ fn dump(step: &Step, recording: &Recording, mut queue: Option<&mut Queue>) -> Re
         step.id
     )?;
     if !matches!(integrity, Integrity::Intact | Integrity::Unfinished) {
-        writeln!(out, "{RED}{integrity}{PLAIN}")?;
+        writeln!(out, "{RED}{}{PLAIN}", clean::line(&integrity.to_string()))?;
     }
     if let Some((stdin, stream)) =
         step.stream.as_ref().and_then(|stream| Some((stream.channels.get("stdin")?, stream)))
@@ -130,22 +135,28 @@ fn dump(step: &Step, recording: &Recording, mut queue: Option<&mut Queue>) -> Re
         }
         Ok(ControlFlow::Continue(()))
     };
-    let wait = || match &mut queue {
-        Some(queue) => {
-            let running = queue.is_running(step.id).map_err(std::io::Error::other)?;
+    let end = if queue.is_live() {
+        let wait = || {
+            let running = queue.standing(step.id).map_err(std::io::Error::other)? == Standing::Running;
             if running {
                 pause();
             }
             Ok(running)
-        }
-        None => Ok(false),
+        };
+        follow_text(recording, each, wait)?
+    } else {
+        read_text(recording, each)?
     };
-    let end = follow_text(recording, each, wait)?;
     for problem in &end.problems {
         writeln!(out, "{RED}not whole: {}{PLAIN}", clean::line(problem))?;
     }
-    let exit = end.exit.as_deref().unwrap_or(if step.is_running() { "still running" } else { "unknown" });
-    writeln!(out, "{DIM}── ended: {}{PLAIN}", clean::line(exit))?;
+    // What is running was running when the log was read; who follows knows how it has ended since.
+    let result = || match queue.ended().unwrap_or(step) {
+        running if running.is_running() => "still running".to_owned(),
+        ended => words::result(ended),
+    };
+    let exit = end.exit.unwrap_or_else(result);
+    writeln!(out, "{DIM}── ended: {}{PLAIN}", clean::line(&exit))?;
     Ok(())
 }
 
@@ -155,92 +166,201 @@ fn pause() {
     let _ = wait.recv_timeout(Duration::from_millis(200));
 }
 
-/// The requests whose recordings are to be played, in order; while following, also those that come.
-struct Queue {
-    steps: VecDeque<Step>,
-    running: Vec<AuditId>,
-    follow: bool,
-    session: String,
-    only: Option<AuditId>,
-    records: Records,
+/// What comes into the log; at its end, ask again.
+type NewRecords = Box<dyn Iterator<Item = Result<Stored, ReadError>>>;
+
+/// The requests whose recordings are to be played, in order.
+enum Queue {
+    /// Those that are on record.
+    Recorded { items: Box<dyn Iterator<Item = Result<Item, CliError>>>, only: Option<AuditId> },
+    /// Those that are going on, and those that come.
+    Live { following: Box<Following<NewRecords>>, only: Option<AuditId>, told: bool },
 }
 
 impl Queue {
-    fn new(found: &Found, follow: bool, records: Records) -> Result<Self, CliError> {
-        let mut queue = Self {
-            steps: VecDeque::new(),
-            running: Vec::new(),
-            follow,
-            session: found.scope.summary().id.clone(),
-            only: found.request,
-            records,
-        };
+    fn recorded(found: &Found) -> Result<Self, CliError> {
+        Ok(Self::Recorded { items: Box::new(found.items()?), only: found.request })
+    }
+
+    /// Who follows a session wants to see what is going on, not what was.
+    fn live(found: &Found) -> Result<Self, CliError> {
+        let records = found.reader.records(found.scope.end()).map_err(unreadable)?;
+        let mut following = Following::new(&found.scope, Box::new(records) as NewRecords);
         for item in found.items()? {
             let Item::Request(step) = item? else { continue };
-            let wanted = found.request.is_none_or(|request| request == step.id) && is_recorded(&step);
-            // Who follows wants to see what is going on, not what was.
-            if wanted && (!follow || step.is_running() || found.request.is_some()) {
-                queue.steps.push_back(*step);
+            let wanted = match found.request {
+                Some(request) => request == step.id,
+                None => step.is_running(),
+            };
+            if wanted && step.is_recorded() {
+                following.add(*step);
             }
         }
-        queue.running = queue.steps.iter().filter(|step| step.is_running()).map(|step| step.id).collect();
-        if follow {
-            queue.catch_up()?;
-        }
-        Ok(queue)
+        Ok(Self::Live { following: Box::new(following), only: found.request, told: false })
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self, Self::Live { .. })
     }
 
     /// The next, once there is one; `None` if there will be none.
     fn next_step(&mut self) -> Result<Option<Step>, CliError> {
-        loop {
-            if let Some(step) = self.steps.pop_front() {
-                return Ok(Some(step));
-            }
-            if !self.follow || self.only.is_some() {
+        let (following, only, told) = match self {
+            Self::Recorded { items, only } => {
+                for item in items {
+                    if let Item::Request(step) = item?
+                        && only.is_none_or(|only| only == step.id)
+                    {
+                        return Ok(Some(*step));
+                    }
+                }
                 return Ok(None);
             }
-            self.catch_up()?;
-            if self.steps.is_empty() {
-                pause();
+            Self::Live { following, only, told } => (following, only, told),
+        };
+        loop {
+            following.look().map_err(unreadable)?;
+            // Of one request that is followed, what comes beside it is passed over.
+            while let Some(step) = following.take_next() {
+                if only.is_none_or(|only| only == step.id) {
+                    return Ok(Some(step));
+                }
             }
+            if only.is_some() || following.is_over(SystemClock.now(), SESSION_IDLE) {
+                return Ok(None);
+            }
+            if !std::mem::replace(told, true) {
+                eprintln!("{DIM}waiting for what comes next in this session; Ctrl-C ends it{PLAIN}");
+            }
+            pause();
         }
     }
 
     /// Whether the next is yet to come.
     fn must_wait(&self) -> bool {
-        self.steps.is_empty()
+        matches!(self, Self::Live { following, .. } if !following.has_next())
     }
 
-    fn is_running(&mut self, id: AuditId) -> Result<bool, CliError> {
-        self.catch_up()?;
-        Ok(self.running.contains(&id))
+    fn standing(&mut self, id: AuditId) -> Result<Standing, CliError> {
+        let Self::Live { following, only, .. } = self else { return Ok(Standing::Over) };
+        following.look().map_err(unreadable)?;
+        Ok(match following.is_running(id) {
+            true => Standing::Running,
+            false if only.is_none() && following.has_next() => Standing::Next,
+            false => Standing::Over,
+        })
     }
 
-    /// Reads what has been written to the log since.
-    fn catch_up(&mut self) -> Result<(), CliError> {
-        for stored in self.records.by_ref() {
-            match stored.map_err(unreadable)?.entry.record {
-                Record::Intent(intent) if intent.session.as_ref() == Some(&self.session) => {
-                    let step = Step::begun(&intent);
-                    let known = self.running.contains(&step.id);
-                    if !known && self.only.is_none() && is_recorded(&step) {
-                        self.running.push(step.id);
-                        self.steps.push_back(step);
-                    }
-                }
-                Record::Outcome(outcome) => {
-                    self.running.retain(|running| *running != outcome.id);
-                    // One that ended before its turn came.
-                    self.steps.retain(|step| step.id != outcome.id || !step.is_running());
-                }
-                _ => {}
-            }
+    /// How the last one ended, if it has ended since it was taken from here.
+    fn ended(&self) -> Option<&Step> {
+        match self {
+            Self::Live { following, .. } => following.ended(),
+            Self::Recorded { .. } => None,
         }
-        Ok(())
+    }
+
+    fn left_out(&self) -> Option<u64> {
+        match self {
+            Self::Live { following, only: None, .. } => Some(following.left_out()).filter(|count| *count > 0),
+            _ => None,
+        }
     }
 }
 
-fn is_recorded(step: &Step) -> bool {
-    let named = step.stream.as_ref().is_some_and(|stream| !stream.recording.is_empty());
-    named || matches!(step.resource.as_str(), "pods/exec" | "pods/attach")
+#[cfg(test)]
+mod tests {
+    use portcullis_audit::AuditReader;
+    use portcullis_sessions::{Scope, Timeline};
+    use serde_json::json;
+
+    use super::*;
+
+    const ID: &str = "01a2230f-0ad0-7124-ade2-a9affc29424a";
+
+    fn stored(index: u64, mut record: serde_json::Value) -> Stored {
+        record["v"] = 1.into();
+        record["time"] = "2026-11-03T12:00:00Z".into();
+        let raw = serde_json::to_vec(&record).unwrap();
+        Stored { index, offset: 0, entry: serde_json::from_value(record).unwrap(), raw }
+    }
+
+    /// An exec without a terminal, as the log tells of it: that it begins, and that it ends.
+    fn records() -> [Stored; 2] {
+        let info = json!({
+            "isResourceRequest": true, "verb": "create", "resource": "pods", "subresource": "exec", "name": "web",
+        });
+        let common = json!({
+            "id": ID, "session": "s-1", "received": "2026-11-03T12:00:00Z", "command": "exec web -- sh",
+        });
+        let with = |more: serde_json::Value| {
+            let mut record = common.clone();
+            record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            record
+        };
+        let request = json!({ "info": info, "method": "POST", "uri": "/" });
+        [
+            stored(0, with(json!({ "type": "intent", "request": request }))),
+            stored(
+                1,
+                with(
+                    json!({ "type": "outcome", "end": "aborted", "status": 101, "info": info, "intent": 0 }),
+                ),
+            ),
+        ]
+    }
+
+    #[test]
+    fn what_ends_while_it_is_followed_as_text_is_told_to_its_end_and_how_it_ended() {
+        let log = tempfile::tempdir().unwrap();
+        std::fs::create_dir(log.path().join("recordings")).unwrap();
+        let file = log.path().join("recordings").join(format!("{ID}.cast"));
+        let begun = "{\"version\":2,\"width\":80,\"height\":24}\n[0.1,\"o\",\"first\\n\"]\n";
+        std::fs::write(&file, begun).unwrap();
+        let [intent, outcome] = records();
+        let first_pass = || [Ok::<_, ReadError>(intent.clone())];
+        let scope = Scope::find("s-1", first_pass(), SystemClock.now(), SESSION_IDLE).unwrap().unwrap();
+        let item = Timeline::new(scope.clone(), first_pass().into_iter()).next().unwrap().unwrap();
+        let Item::Request(step) = item else { panic!("{item:?}") };
+        let recording = Recording::of(&step, &AuditReader::new(log.path())).unwrap();
+
+        // At the next look it has written something and ended.
+        let mut outcome = Some(outcome);
+        let come = std::iter::from_fn(move || {
+            let outcome = outcome.take()?;
+            std::fs::write(&file, format!("{begun}[0.2,\"o\",\"last\\n\"]\n")).unwrap();
+            Some(Ok(outcome))
+        });
+        let mut following = Following::new(&scope, Box::new(come) as NewRecords);
+        following.add(*step);
+        let step = following.take_next().unwrap();
+        assert!(step.is_running());
+        let mut queue = Queue::Live { following: Box::new(following), only: None, told: false };
+        let mut out = Vec::new();
+        dump(&mut out, &step, &recording, &mut queue).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("first\nlast\n"), "{text}");
+        assert!(text.contains("it breaks off here") && text.contains("ended: 101 aborted"), "{text}");
+        // Nobody can come any more: it does not wait for them.
+        assert!(queue.next_step().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_not_followed_is_said_to_be_running_if_it_was() {
+        let log = tempfile::tempdir().unwrap();
+        std::fs::create_dir(log.path().join("recordings")).unwrap();
+        let file = log.path().join("recordings").join(format!("{ID}.cast"));
+        std::fs::write(&file, "{\"version\":2,\"width\":80,\"height\":24}\n").unwrap();
+        for (end, said) in [(1, "ended: still running"), (2, "ended: 101 aborted")] {
+            let scan = || records().into_iter().take(end).map(Ok::<_, ReadError>);
+            let scope = Scope::find("s-1", scan(), SystemClock.now(), SESSION_IDLE).unwrap().unwrap();
+            let items = Timeline::new(scope, scan()).map(|item| item.map_err(unreadable));
+            let mut queue = Queue::Recorded { items: Box::new(items), only: None };
+            let step = queue.next_step().unwrap().unwrap();
+            let recording = Recording::of(&step, &AuditReader::new(log.path())).unwrap();
+            let mut out = Vec::new();
+            dump(&mut out, &step, &recording, &mut queue).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(said), "{text}");
+        }
+    }
 }

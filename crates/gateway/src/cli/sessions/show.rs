@@ -8,12 +8,11 @@ use clap::{Args, ValueEnum};
 use portcullis_sessions::{
     Happening, Item, State, Step, Summary, TIMELINE_VERSION, clean, export, fold_discovery, words,
 };
-use serde::Serialize;
 
 use super::{Found, LogArgs};
 use crate::cli::{
     CliError,
-    output::{BOLD, DIM, GREEN, PLAIN, RED},
+    output::{BOLD, DIM, GREEN, PLAIN, RED, yaml},
 };
 
 #[derive(Debug, Args)]
@@ -68,10 +67,6 @@ pub(super) fn show(args: ShowArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn yaml(value: &impl Serialize) -> Result<String, CliError> {
-    serde_yaml::to_string(value).map_err(|error| CliError::Other(error.into()))
-}
-
 pub(super) fn boxed(error: CliError) -> Box<dyn std::error::Error + Send + Sync> {
     Box::new(error)
 }
@@ -117,6 +112,9 @@ pub(super) fn head(out: &mut impl Write, session: &Summary) -> Result<(), CliErr
         }
     }
     line("requests", &told)?;
+    if let Some(left_out) = words::left_out(session) {
+        line("left out", &left_out)?;
+    }
     writeln!(out)?;
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! **Invariant.** What is written are our own control sequences (moves, colours, attributes) and plain characters.
 
 use std::io::{self, Stdout, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossterm::cursor::{Hide, MoveTo, Show};
@@ -31,10 +31,7 @@ pub(super) enum Wish {
 /// The terminal while it is ours. Dropping it gives it back, also in a panic.
 pub(super) struct Terminal {
     out: Stdout,
-    /// A signal asked us to end.
-    ended: Arc<AtomicBool>,
-    /// It is not ours any more: signals do what they always do.
-    left: Arc<AtomicBool>,
+    signals: &'static Signals,
     drawn: Vec<Line>,
     status: String,
     cursor: Option<(usize, usize)>,
@@ -43,35 +40,22 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn enter() -> io::Result<Self> {
-        let (ended, left) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-        #[cfg(unix)]
-        for signal in [
-            signal_hook::consts::SIGTERM,
-            signal_hook::consts::SIGHUP,
-            signal_hook::consts::SIGINT,
-            signal_hook::consts::SIGQUIT,
-        ] {
-            signal_hook::flag::register_conditional_default(signal, left.clone())?;
-            signal_hook::flag::register(signal, ended.clone())?;
+        let (signals, size) = (Signals::of_process()?, size()?);
+        signals.take();
+        if let Err(error) = enable_raw_mode() {
+            signals.give_back();
+            return Err(error);
         }
-        enable_raw_mode()?;
         // From here on, whatever fails, Drop puts it right.
-        let mut terminal = Self {
-            out: io::stdout(),
-            ended,
-            left,
-            drawn: Vec::new(),
-            status: String::new(),
-            cursor: None,
-            size: size()?,
-        };
+        let mut terminal =
+            Self { out: io::stdout(), signals, drawn: Vec::new(), status: String::new(), cursor: None, size };
         execute!(terminal.out, EnterAlternateScreen, Hide, DisableLineWrap, Clear(ClearType::All))?;
         Ok(terminal)
     }
 
     /// Waits for a key, at most so long.
     pub(super) fn wish(&mut self, wait: Duration) -> io::Result<Option<Wish>> {
-        if self.ended.load(Ordering::Relaxed) {
+        if self.signals.have_come() {
             return Ok(Some(Wish::Quit));
         }
         match event::poll(wait) {
@@ -134,7 +118,59 @@ impl Drop for Terminal {
         // Each for itself: what can be put right is.
         let _ = execute!(self.out, EnableLineWrap, Show, LeaveAlternateScreen);
         let _ = disable_raw_mode();
-        self.left.store(true, Ordering::Relaxed);
+        self.signals.give_back();
+    }
+}
+
+/// The signals that end a process. While the terminal is ours, one waits until that is given back.
+///
+/// There is one for the process: a handler stays, and would end us the second time when the first terminal is given back.
+#[derive(Debug)]
+struct Signals {
+    /// The terminal is not ours: they do what they always do.
+    idle: Arc<AtomicBool>,
+    /// The one that came while it was; 0 if none did.
+    came: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    fn of_process() -> io::Result<&'static Self> {
+        static SIGNALS: OnceLock<Signals> = OnceLock::new();
+        if let Some(signals) = SIGNALS.get() {
+            return Ok(signals);
+        }
+        let signals = Self { idle: Arc::new(AtomicBool::new(true)), came: Arc::default() };
+        #[cfg(unix)]
+        for signal in [
+            signal_hook::consts::SIGTERM,
+            signal_hook::consts::SIGHUP,
+            signal_hook::consts::SIGINT,
+            signal_hook::consts::SIGQUIT,
+        ] {
+            signal_hook::flag::register_conditional_default(signal, signals.idle.clone())?;
+            let number = usize::try_from(signal).map_err(io::Error::other)?;
+            signal_hook::flag::register_usize(signal, signals.came.clone(), number)?;
+        }
+        Ok(SIGNALS.get_or_init(|| signals))
+    }
+
+    fn take(&self) {
+        self.came.store(0, Ordering::SeqCst);
+        self.idle.store(false, Ordering::SeqCst);
+    }
+
+    fn have_come(&self) -> bool {
+        self.came.load(Ordering::SeqCst) != 0
+    }
+
+    /// From now on they do what they always do, and so does the one that has waited: whoever sent it sees us end by it.
+    fn give_back(&self) {
+        self.idle.store(true, Ordering::SeqCst);
+        let came = self.came.swap(0, Ordering::SeqCst);
+        #[cfg(unix)]
+        if let Ok(signal @ 1..) = i32::try_from(came) {
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
     }
 }
 

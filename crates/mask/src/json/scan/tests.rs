@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::detect::{Detector, DetectorSet};
+use crate::json::skim::SearchedState;
 use crate::rules::{Accept, Automaton, StateId};
 
 /// Writes down what it is told, so that two ways of cutting the same bytes can be compared.
@@ -194,6 +196,28 @@ proptest! {
 struct Quietly {
     automaton: Automaton<Accept>,
     open: Vec<StateId>,
+    /// What is known of the automaton's states, where everything is searched.
+    searched: Option<Vec<SearchedState>>,
+}
+
+/// In which of the places where everything is searched values may be passed over: strings and containers.
+const SEARCHED: [Option<(Option<Option<Detector>>, bool)>; 5] = [
+    None,
+    Some((None, true)),
+    Some((Some(None), true)),
+    Some((Some(Some(Detector::Github)), true)),
+    Some((Some(Some(Detector::Github)), false)),
+];
+
+impl Quietly {
+    fn new(known: Option<(Option<Option<Detector>>, bool)>) -> Self {
+        let automaton = Automaton::new(&[]).unwrap();
+        let searched = known.map(|(strings, containers)| {
+            let strings = strings.map(|wanted| wanted.map(|detector| DetectorSet::from_iter([detector])));
+            vec![SearchedState { strings, containers }; automaton.states()]
+        });
+        Self { automaton, open: Vec::new(), searched }
+    }
 }
 
 impl Handler for Quietly {
@@ -226,7 +250,9 @@ impl Handler for Quietly {
         Ok(())
     }
     fn quiet(&self) -> Option<Quiet<'_>> {
-        Some(Quiet { automaton: &self.automaton, state: *self.open.last()?, searched: None })
+        let everywhere = DetectorSet::from_iter([Detector::Email]);
+        let searched = self.searched.as_deref().map(|states| (states, everywhere));
+        Some(Quiet { automaton: &self.automaton, state: *self.open.last()?, searched })
     }
     fn passed_over(&mut self, levels: &[Level]) {
         self.open.extend(levels.iter().skip(1).map(|level| level.state));
@@ -242,8 +268,7 @@ fn judge(chunks: &[&[u8]], handler: &mut impl Handler) -> Result<(), MaskErrorKi
     scanner.finish(handler).map_err(|error| error.kind())
 }
 
-const NESTED: &str =
-    r#"{"a":[1,-20,{"b":{},"c":[],"d":[[[]]],"":"x\"y"},"é",true,false,null,0.5,1e3],"abc":{"d":{"e":""}}}"#;
+const NESTED: &str = r#"{"a":[1,-20,{"b":{},"c":[],"d":[[[]]],"":"x\"y"},"é","a@b.example",true,false,null,0.5,1e3],"abc":{"d":{"e":""}}}"#;
 
 proptest! {
     #[test]
@@ -259,8 +284,11 @@ proptest! {
         let (left, right) = json.split_at(cut.index(json.len() + 1));
         let expected = judge(&json.chunks(1).collect::<Vec<_>>(), &mut Notes::default());
         for chunks in [&[json.as_slice()][..], &[left, right]] {
-            let mut quietly = Quietly { automaton: Automaton::new(&[]).unwrap(), open: Vec::new() };
-            prop_assert_eq!(judge(chunks, &mut quietly), expected, "{}", String::from_utf8_lossy(&json));
+            for known in SEARCHED {
+                let mut quietly = Quietly::new(known);
+                let judged = judge(chunks, &mut quietly);
+                prop_assert_eq!(judged, expected, "{:?}: {}", known, String::from_utf8_lossy(&json));
+            }
         }
     }
 }
