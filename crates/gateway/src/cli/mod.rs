@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod credential;
 mod demo;
+mod files;
 mod grants;
 mod identities;
 mod kubeconfig;
@@ -15,9 +16,7 @@ mod run;
 mod serve;
 mod sessions;
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -190,26 +189,6 @@ impl Failure {
     }
 }
 
-/// Makes a file for its owner alone: what is on record is confidential. One that is there is not overwritten.
-pub(crate) fn create_private(path: &Path) -> Result<File, CliError> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|error| Failure::new(73, format!("{}: {error}", path.display())).into())
-}
-
-/// The text of a small file, of at most `most` bytes.
-pub(crate) fn read_text(path: &Path, most: usize) -> Result<String, CliError> {
-    let refuse = |code, why: &str| Failure::new(code, format!("{}: {why}", path.display()));
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(most as u64 + 1).read_to_end(&mut bytes));
-    if read.map_err(|error| refuse(74, &error.to_string()))? > most {
-        return Err(refuse(65, &format!("it is longer than {most} bytes")).into());
-    }
-    String::from_utf8(bytes).map_err(|_| refuse(65, "it is not text").into())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -220,18 +199,6 @@ mod tests {
     fn what_an_error_says_cannot_move_a_terminal_s_cursor() {
         let error = CliError::from(Failure::new(65, "record \u{1b}[2J7\r\u{9b}A\nand more"));
         assert_eq!(error.text(), "record \u{fffd}[2J7\u{fffd}\u{fffd}A\nand more");
-    }
-
-    #[test]
-    fn small_files_are_read_up_to_their_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        let code = |most| read_text(&path, most).map_err(|error| error.exit_code());
-        assert_eq!(code(4), Err(74));
-        std::fs::write(&path, "text").unwrap();
-        assert_eq!((code(4), code(3)), (Ok("text".to_owned()), Err(65)));
-        std::fs::write(&path, [0xff]).unwrap();
-        assert_eq!(code(4), Err(65));
     }
 
     #[test]

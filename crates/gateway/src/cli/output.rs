@@ -38,7 +38,7 @@ impl OutputArgs {
     pub(crate) fn print<T: Serialize>(self, value: &T, for_people: impl FnOnce(&T)) -> Result<(), CliError> {
         match self.output {
             Format::Table => for_people(value),
-            Format::Json => println!("{}", clean::json(&serde_json::to_string_pretty(value)?)),
+            Format::Json => println!("{}", json(value)?),
             Format::Yaml => print!("{}", yaml(value)?),
         }
         Ok(())
@@ -104,6 +104,14 @@ pub(crate) fn printable(text: &str) -> String {
     clean::line(&text.replace('\t', "    "))
 }
 
+/// A value as JSON, indented.
+///
+/// # Errors
+/// When the value is none that JSON can hold.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, CliError> {
+    Ok(clean::json(&serde_json::to_string_pretty(value)?))
+}
+
 /// A value as YAML. What its writer would leave as it is, is in a flow of JSON (YAML 1.2 §1.3) with escapes.
 ///
 /// # Errors
@@ -157,7 +165,6 @@ fn flow(value: &Value) -> String {
 
 /// A stored record as one line of JSON, as it is stored but that each control and invisible character is escaped; `null` for
 /// what is no JSON.
-#[cfg_attr(not(test), allow(dead_code, reason = "for the commands that print records as they are stored"))]
 pub(crate) fn json_line(raw: &[u8]) -> String {
     let is_json = serde_json::from_slice::<IgnoredAny>(raw).is_ok();
     match std::str::from_utf8(raw) {

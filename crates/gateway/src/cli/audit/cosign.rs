@@ -11,8 +11,8 @@ use crate::{
     causes::causes,
     cli::{
         CliError, Failure,
+        files::read_text,
         output::{GREEN, PLAIN, printable},
-        read_text,
     },
 };
 

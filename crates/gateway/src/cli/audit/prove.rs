@@ -8,7 +8,7 @@ use portcullis_ledger::Reader;
 use serde::Deserialize;
 
 use super::{LogArgs, unreadable};
-use crate::cli::{CliError, Failure, create_private};
+use crate::cli::{CliError, Failure, files::create_private};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -61,7 +61,7 @@ pub(super) fn prove(args: ProveArgs) -> Result<u8, CliError> {
     }
     let proof = reader.prove(index).map_err(unreadable)?.to_string();
     match args.out {
-        Some(file) => create_private(&file)?.write_all(proof.as_bytes())?,
+        Some(file) => create_private(&file, |out| Ok(out.write_all(proof.as_bytes())?))?,
         None => std::io::stdout().lock().write_all(proof.as_bytes())?,
     }
     Ok(0)

@@ -8,7 +8,7 @@ use portcullis_search::Freshness;
 use super::{parse, query_help, source::SourceArgs, source::stored};
 use crate::cli::{
     CliError,
-    output::{DIM, PLAIN, printable, table},
+    output::{DIM, PLAIN, json, printable, table, yaml},
 };
 
 #[derive(Debug, Args)]
@@ -58,12 +58,8 @@ pub(super) async fn search(args: SearchArgs) -> Result<u8, CliError> {
     }
     match args.output {
         SearchFormat::Table => print_table(&found, before, freshness),
-        SearchFormat::Json => println!("{}", serde_json::to_string_pretty(&whole(&found)?)?),
-        SearchFormat::Yaml => {
-            let text =
-                serde_yaml::to_string(&whole(&found)?).map_err(|error| CliError::Other(error.into()))?;
-            anstream::print!("{text}");
-        }
+        SearchFormat::Json => println!("{}", json(&whole(&found)?)?),
+        SearchFormat::Yaml => anstream::print!("{}", yaml(&whole(&found)?)?),
         SearchFormat::Csv => print_csv(&found),
     }
     Ok(0)

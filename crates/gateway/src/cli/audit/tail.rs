@@ -1,13 +1,11 @@
 //! `portcullis audit tail`.
 
-use std::io::Write;
-
 use anstream::println;
 use clap::Args;
 use portcullis_audit::Stored;
 
 use super::{parse, query_help, source::SourceArgs};
-use crate::cli::CliError;
+use crate::cli::{CliError, output::json_line};
 
 #[derive(Debug, Args)]
 #[command(after_help = query_help())]
@@ -34,11 +32,7 @@ pub(super) async fn tail(args: TailArgs) -> Result<u8, CliError> {
     let print = |stored: &Stored| -> Result<(), CliError> {
         match args.json {
             false => println!("{}", stored.entry.line()),
-            true => {
-                let mut out = std::io::stdout().lock();
-                out.write_all(&stored.raw)?;
-                out.write_all(b"\n")?;
-            }
+            true => println!("{}", json_line(&stored.raw)),
         }
         Ok(())
     };

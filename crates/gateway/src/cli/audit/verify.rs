@@ -10,8 +10,8 @@ use portcullis_ledger::{NoteError, Proof, ProofError, ReadError, VerifyingKey, W
 use super::{LogArgs, unreadable};
 use crate::cli::{
     CliError, Failure,
+    files::read_text,
     output::{BOLD, DIM, GREEN, PLAIN, RED, printable},
-    read_text,
 };
 
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ pub(super) fn verify(args: VerifyArgs) -> Result<u8, CliError> {
     for cosignature in &report.log.cosignatures {
         println!("  witness     {} at {}", printable(&cosignature.witness), cosignature.timestamp);
     }
-    println!("  bodies      {} as recorded, {} dropped by retention", report.stored, report.missing);
+    println!("  bodies      {} as recorded, {} not there (any more)", report.stored, report.missing);
     if let Some(why) = &report.unreadable_why {
         println!("  {BOLD}unread      {}{PLAIN}: {}", report.unreadable, printable(why));
     }

@@ -1,14 +1,13 @@
 //! `portcullis sessions export`
 
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use portcullis_sessions::{Item, Recording, clean, export};
-use tempfile::NamedTempFile;
+use portcullis_sessions::{Item, Recording, export};
 
 use super::{Found, LogArgs, show::boxed};
-use crate::cli::{CliError, Failure};
+use crate::cli::{CliError, Failure, files::create_private};
 
 #[derive(Debug, Args)]
 #[command(
@@ -57,37 +56,9 @@ pub(super) fn export(args: ExportArgs) -> Result<(), CliError> {
         Ok(out.flush()?)
     };
     match &args.out {
-        Some(file) => create(file, write),
+        Some(file) => create_private(file, write),
         None => write(&mut io::stdout().lock()),
     }
-}
-
-/// Writes a file that is there whole or not at all, also after a crash: what broke off must not pass for evidence, nor be in the
-/// way of the next attempt. As confidential as the log, it is its owner's alone. What is there is not overwritten.
-fn create(file: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), CliError>) -> Result<(), CliError> {
-    let at = |error: io::Error| -> CliError {
-        let why = match error.kind() {
-            io::ErrorKind::AlreadyExists => "it is there already, and is not overwritten".to_owned(),
-            _ => error.to_string(),
-        };
-        Failure::new(1, format!("{}: {why}", clean::line(&file.display().to_string()))).into()
-    };
-    if file.symlink_metadata().is_ok() {
-        return Err(at(io::ErrorKind::AlreadyExists.into()));
-    }
-    let directory = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    // With mode 0600, and removed when it is dropped without a name of its own.
-    let mut unnamed = NamedTempFile::with_prefix_in(".portcullis-export-", directory).map_err(at)?;
-    write(&mut unnamed)?;
-    unnamed.as_file().sync_all().map_err(at)?;
-    unnamed.persist_noclobber(file).map_err(|error| at(error.error))?;
-    // The name is kept, too.
-    #[cfg(unix)]
-    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(at)?;
-    Ok(())
 }
 
 fn only_recording(found: &Found) -> Result<Recording, CliError> {
@@ -111,39 +82,5 @@ pub(super) fn failed(error: export::ExportError) -> CliError {
     match error {
         export::ExportError::Io(error) => error.into(),
         error => CliError::Other(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_there_whole_or_not_at_all_and_none_is_overwritten() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("session.html");
-        let files = || std::fs::read_dir(directory.path()).unwrap().count();
-        let broken = create(&file, |out| {
-            out.write_all(b"half of")?;
-            Err(Failure::new(1, "the log cannot be read").into())
-        });
-        assert!(broken.is_err() && files() == 0, "nothing is left in the way");
-        create(&file, |out| Ok(out.write_all(b"whole")?)).unwrap();
-        assert_eq!((std::fs::read(&file).unwrap(), files()), (b"whole".to_vec(), 1));
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        }
-        let refused = create(&file, |_| panic!("it is looked at before anything is written"));
-        assert!(refused.is_err() && files() == 1);
-        // Whoever comes first has it.
-        let late = directory.path().join("late.html");
-        let raced = create(&late, |out| {
-            std::fs::write(&late, "theirs")?;
-            Ok(out.write_all(b"ours")?)
-        });
-        assert!(raced.is_err() && files() == 2);
-        assert_eq!(std::fs::read(&late).unwrap(), b"theirs");
     }
 }
