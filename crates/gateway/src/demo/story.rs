@@ -285,8 +285,12 @@ impl<'w> Story<'w> {
 
     /// In a copy: the demonstration goes on.
     fn flip_is_found(&self) -> Step {
-        let copy = tempfile::tempdir()?;
-        copy_dir(&self.world.ledger(), copy.path())?;
+        let copy = at_rest(|| {
+            let copy = tempfile::tempdir()?;
+            copy_dir(&self.world.ledger(), copy.path())?;
+            AuditVerifier::open(copy.path())?.run()?;
+            Ok(copy)
+        })?;
         let segment =
             files(&copy.path().join("segments"))?.into_iter().next().ok_or("there is no segment")?;
         let mut bytes = std::fs::read(&segment)?;
@@ -301,9 +305,14 @@ impl<'w> Story<'w> {
     }
 
     fn disk_is_clean(&self) -> Step {
-        let found = files(&self.world.dir().join("state"))?;
-        for file in &found {
-            let bytes = std::fs::read(file)?;
+        let found = at_rest(|| {
+            let read = |path: PathBuf| Ok((std::fs::read(&path)?, path));
+            files(&self.world.dir().join("state"))?
+                .into_iter()
+                .map(read)
+                .collect::<Result<Vec<_>, AnyError>>()
+        })?;
+        for (bytes, file) in &found {
             let leaks = [PASSWORD, PASSWORD_BASE64]
                 .iter()
                 .any(|secret| bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
@@ -430,6 +439,16 @@ fn clean(said: &str) -> Result<(), AnyError> {
 
 fn expect(true_: bool, instead: impl FnOnce() -> String) -> Result<(), AnyError> {
     if true_ { Ok(()) } else { Err(instead().into()) }
+}
+
+/// Looks at files of the gateway, which goes on writing them: again, where one was replaced meanwhile.
+fn at_rest<T>(look: impl Fn() -> Result<T, AnyError>) -> Result<T, AnyError> {
+    for _ in 0..20 {
+        if let Ok(seen) = look() {
+            return Ok(seen);
+        }
+    }
+    look()
 }
 
 fn files(dir: &Path) -> Result<Vec<PathBuf>, AnyError> {
