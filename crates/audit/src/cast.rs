@@ -178,7 +178,8 @@ impl Utf8 {
             Err(_) => self.0.len() - unfinished(&self.0),
         };
         let rest = self.0.split_off(cut);
-        String::from_utf8_lossy(&std::mem::replace(&mut self.0, rest)).into_owned()
+        String::from_utf8(std::mem::replace(&mut self.0, rest))
+            .unwrap_or_else(|broken| String::from_utf8_lossy(broken.as_bytes()).into_owned())
     }
 
     fn rest(&mut self) -> String {

@@ -84,7 +84,7 @@ impl Bodies {
     /// `InvalidData` when it is not what `expected` says, or another when it cannot be read or stored: then it stays.
     pub fn adopt(&self, file: &Path, expected: Hash) -> io::Result<()> {
         let mut writer = self.writer()?;
-        io::copy(&mut self.open_live(file)?, &mut writer)?;
+        io::copy(&mut BufReader::with_capacity(READ, self.open_live(file)?), &mut writer)?;
         if writer.digest() != expected {
             let what = format!("{} is not what its record says", file.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -280,6 +280,8 @@ impl Bodies {
     }
 }
 
+/// How much of a file is read at once where it is read to its end, in bytes.
+const READ: usize = 128 * 1024;
 const SUFFIX: &str = ".body";
 /// What a body is called besides while retention drops it.
 const GOING: &str = ".going";

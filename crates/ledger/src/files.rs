@@ -11,18 +11,34 @@ use std::path::{Path, PathBuf};
 /// `FileTooLarge` when there is more; otherwise when it cannot be read.
 pub(crate) fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    read_into(path, most, &mut bytes)?;
-    Ok(bytes)
-}
-
-/// The same, in place of what is in `bytes`.
-pub(crate) fn read_into(path: &Path, most: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
-    bytes.clear();
-    let read = File::open(path)?.take(most as u64 + 1).read_to_end(bytes)?;
+    let read = File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
     if read > most {
         return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is longer than {most} bytes")));
     }
-    Ok(())
+    Ok(bytes)
+}
+
+/// Where the file first is not what is expected; `None` when it is that and nothing more. Reads as much at once as there is room for
+/// in `buffer`.
+pub(crate) fn first_difference(path: &Path, expected: &[u8], buffer: &mut [u8]) -> io::Result<Option<u64>> {
+    let mut file = File::open(path)?;
+    let mut same = 0;
+    loop {
+        let read = match file.read(buffer) {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let (found, rest) = (&buffer[..read], &expected[same..]);
+        if read == 0 && rest.is_empty() {
+            return Ok(None);
+        }
+        if read == 0 || !rest.starts_with(found) {
+            let alike = found.iter().zip(rest).take_while(|(found, expected)| found == expected).count();
+            return Ok(Some((same + alike) as u64));
+        }
+        same += read;
+    }
 }
 
 /// Puts `bytes` at `path` in one step: readers see the old file or the new one, also after a crash.
@@ -78,6 +94,21 @@ mod tests {
         // Sparse: read whole, it would take more memory than there is.
         File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read(&path, 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_file_is_compared_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        for room in 1..8 {
+            let differs = |expected: &[u8]| first_difference(&path, expected, &mut vec![0; room]).unwrap();
+            assert_eq!(differs(b"12345"), None);
+            assert_eq!(
+                [differs(b"1234"), differs(b"123456"), differs(b"12x45")],
+                [Some(4), Some(5), Some(2)]
+            );
+        }
     }
 
     #[test]

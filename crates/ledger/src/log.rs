@@ -16,8 +16,6 @@ pub(crate) struct Log {
     origin: String,
     segment_size: u64,
     pub(crate) segment: Segment,
-    /// Up to where the open segment has its blocks.
-    taken: u64,
     pub(crate) tree: Frontier,
     link: Hash,
     disk: Disk,
@@ -31,9 +29,6 @@ pub(crate) struct Segment {
     /// Where the last whole group ends.
     pub(crate) end: u64,
 }
-
-/// For how many bytes to come the disk's blocks are taken at once: then a flush need not wait until they are found.
-const AHEAD: u64 = 1024 * 1024;
 
 /// A run of bytes that has been written but not flushed. It begins and ends between two entries.
 #[derive(Clone)]
@@ -51,7 +46,6 @@ impl Log {
             segments: segments.to_owned(),
             origin: options.origin.clone(),
             segment_size: options.segment_size,
-            taken: open.end,
             segment: open,
             tree,
             link,
@@ -82,18 +76,13 @@ impl Log {
             receipts.push(Receipt { index: tree.size(), leaf });
             tree.push(leaf);
         }
-        let end = self.segment.end + bytes.len() as u64;
-        if end > self.taken {
-            self.taken = end + AHEAD;
-            take_blocks(&self.segment.file, self.segment.end, self.taken);
-        }
         if let Err(error) = self.disk.write(&self.segment.file, &bytes) {
             // Half a group may be there. If it cannot be cut off now, repairing does it before anything else is written.
             let _ = self.segment.file.set_len(self.segment.end);
             receipts.clear();
             return Err(error);
         }
-        self.segment.end = end;
+        self.segment.end += bytes.len() as u64;
         (self.tree, self.link) = (tree, link);
         Ok(())
     }
@@ -114,15 +103,12 @@ impl Log {
         if !self.is_full() {
             return Ok(());
         }
-        // Nothing will come into the blocks that are left.
-        self.segment.file.set_len(self.segment.end)?;
         // Flushed first, so that only the last segment can ever have a torn tail.
         self.disk.sync(&self.segment.file)?;
         let path = Self::create(&self.segments, &self.origin, &self.tree, self.link)?;
         let file = File::options().append(true).read(true).open(&path)?;
         let end = file.metadata()?.len();
         self.segment = Segment { path: path.into(), file: Arc::new(file), end };
-        self.taken = end;
         Ok(())
     }
 
@@ -156,16 +142,6 @@ impl Log {
         self.disk.sync(&self.segment.file)
     }
 }
-
-/// Asks for the blocks of these bytes, without making the file longer. Where that cannot be had the log is slower, no more: if
-/// there is no room, writing will say so.
-#[cfg(target_os = "linux")]
-fn take_blocks(file: &File, from: u64, to: u64) {
-    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, from, to - from);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn take_blocks(_: &File, _: u64, _: u64) {}
 
 fn whole_entries(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {

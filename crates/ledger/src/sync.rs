@@ -58,6 +58,7 @@ impl Syncer {
                 return None;
             }
             if state.failure.is_some() || state.flushing {
+                state.awaited = true;
                 state = self.shared.flush.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -131,10 +132,12 @@ impl Flush {
             }
             Ok(()) => {
                 state.durable = state.durable.max(tree.size());
+                let awaited = take(&mut state.awaited);
                 drop(state);
                 waiters.into_iter().for_each(|(done, receipt)| done(Ok(receipt)));
-                // Who has to wait until nobody flushes, and the syncer, for which there may be more.
-                shared.flush.notify_all();
+                if awaited {
+                    shared.flush.notify_all();
+                }
             }
         }
         done

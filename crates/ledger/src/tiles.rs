@@ -115,25 +115,16 @@ const ATTEMPTS: usize = 16;
 
 /// The tile's own file, if there is one.
 pub(crate) fn read_exactly(dir: &Path, tile: Tile) -> Result<Option<Vec<u8>>, ReadError> {
-    let mut bytes = Vec::new();
-    Ok(read_into(dir, tile, &mut bytes)?.then_some(bytes))
-}
-
-/// The same, in place of what is in `bytes`; whether there is one.
-pub(crate) fn read_into(dir: &Path, tile: Tile, bytes: &mut Vec<u8>) -> Result<bool, ReadError> {
     let (most, path) = (most_bytes(tile), dir.join(tile.path()));
-    match files::read_into(&path, most, bytes) {
-        Ok(()) => {}
-        Err(error) if is_missing(&error) => return Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            return Err(wrong_length(dir, tile).into());
+    match files::read(&path, most) {
+        Ok(bytes) if matches!(tile.kind, TileKind::Hashes(_)) && bytes.len() != most => {
+            Err(wrong_length(dir, tile).into())
         }
-        Err(error) => return Err(ReadError::io(&path)(error)),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(wrong_length(dir, tile).into()),
+        Err(error) => Err(ReadError::io(&path)(error)),
     }
-    if matches!(tile.kind, TileKind::Hashes(_)) && bytes.len() != most {
-        return Err(wrong_length(dir, tile).into());
-    }
-    Ok(true)
 }
 
 /// How long a tile's file can be, in bytes. That of hashes is as long.
@@ -238,6 +229,6 @@ pub(crate) fn names(dir: &Path) -> io::Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-fn is_missing(error: &io::Error) -> bool {
+pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use crate::files;
 use crate::replay::{Fault, FaultKind, ReadError};
 use crate::tile::{MAX_LEVEL, Tile, TileKind, cut};
-use crate::tiles::{claimed, fault, read_exactly, read_into, stored, walk};
+use crate::tiles::{claimed, fault, is_missing, read_exactly, stored, walk};
 use crate::tiling::Tiling;
 
 pub(crate) struct StoredTiles {
@@ -18,8 +19,8 @@ pub(crate) struct StoredTiles {
     /// The tiles that are full by now and were not when the checkpoint was signed: one of each kind at most.
     edge: HashMap<TileKind, (Tile, Vec<u8>)>,
     checked: u64,
-    /// What was read last: its memory is used again.
-    found: Vec<u8>,
+    /// What is being compared. Small, so that it stays in the processor's cache.
+    buffer: Box<[u8]>,
 }
 
 impl StoredTiles {
@@ -33,7 +34,7 @@ impl StoredTiles {
             claimed,
             edge: HashMap::new(),
             checked: 0,
-            found: Vec::new(),
+            buffer: vec![0; BUFFER].into(),
         })
     }
 
@@ -43,13 +44,13 @@ impl StoredTiles {
 
     /// Compares a full tile with its file.
     pub(crate) fn full(&mut self, tile: Tile, bytes: &[u8]) -> Result<(), ReadError> {
-        let mut found = std::mem::take(&mut self.found);
-        if read_into(&self.dir, tile, &mut found)? {
-            self.same(tile, &found, bytes)?;
-        } else if tile.end() <= self.size && self.demanded(tile.kind) {
-            return Err(self.gone(tile).into());
+        let path = self.dir.join(tile.path());
+        match files::first_difference(&path, bytes, &mut self.buffer) {
+            Ok(difference) => self.same(tile, difference)?,
+            Err(error) if is_missing(&error) && (tile.end() > self.size || !self.demanded(tile.kind)) => {}
+            Err(error) if is_missing(&error) => return Err(self.gone(tile).into()),
+            Err(error) => return Err(ReadError::io(&path)(error)),
         }
-        self.found = found;
         if tile.start() < self.size && tile.end() > self.size {
             self.edge.insert(tile.kind, (tile, bytes.to_vec()));
         }
@@ -116,19 +117,20 @@ impl StoredTiles {
                 .and_then(|bytes| cut(tile.kind, bytes, tile.width)),
         };
         match expected {
-            Some(expected) => Ok(self.same(tile, &found, &expected)?),
+            Some(expected) if expected == found => Ok(self.same(tile, None)?),
+            Some(expected) => {
+                let alike = found.iter().zip(&expected).take_while(|(found, expected)| found == expected);
+                Ok(self.same(tile, Some(alike.count() as u64))?)
+            }
             None => Err(self.gone(Tile { width: 256, ..tile }).into()),
         }
     }
 
-    fn same(&mut self, tile: Tile, found: &[u8], expected: &[u8]) -> Result<(), Fault> {
+    /// A file has been compared with what it should be.
+    fn same(&mut self, tile: Tile, difference: Option<u64>) -> Result<(), Fault> {
         self.checked += 1;
-        if found == expected {
-            return Ok(());
-        }
-        let offset = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
-        let fault = fault(&self.dir, tile, FaultKind::Edited, "it is not what the records say");
-        Err(Fault { offset: offset as u64, ..fault })
+        let Some(offset) = difference else { return Ok(()) };
+        Err(Fault { offset, ..fault(&self.dir, tile, FaultKind::Edited, "it is not what the records say") })
     }
 
     fn demanded(&self, kind: TileKind) -> bool {
@@ -142,3 +144,6 @@ impl StoredTiles {
 
 /// How many partial tiles there may be: a ledger leaves nine, and a few more after a crash.
 const MOST: usize = 100_000;
+
+/// How much of a file is compared at once, in bytes.
+const BUFFER: usize = 64 * 1024;

@@ -100,6 +100,7 @@ impl<'s> Turn<'s> {
             }
             _ => state.dirty.push(Dirty { segment: log.segment.clone(), from: began }),
         }
+        // The first record after a checkpoint: the syncer reckons from now when the next one is due.
         let mut flush = was_covered;
         let mut refused = Vec::new();
         for (job, receipt) in jobs.into_iter().zip(pen.receipts.drain(..)) {
@@ -109,12 +110,12 @@ impl<'s> Turn<'s> {
                 Durability::Fsync if state.dead => refused.push(done),
                 Durability::Fsync => {
                     state.waiters.push((done, receipt));
-                    flush = true;
+                    flush |= !self.flushes;
                 }
             }
         }
         drop(state);
-        if flush && !self.flushes {
+        if flush {
             self.shared.flush.notify_all();
         }
         written.into_iter().for_each(|(done, receipt)| done(Ok(receipt)));
@@ -208,6 +209,7 @@ impl WriterThread {
         let shared = turn.shared;
         let mut state = shared.lock();
         while state.flushing {
+            state.awaited = true;
             state = wait(&shared.flush, state);
         }
         let dirty = state.dirty.clone();

@@ -298,6 +298,8 @@ pub(crate) struct State {
     pub(crate) wanted: Vec<SyncSender<Result<Checkpoint, AppendError>>>,
     /// The syncer is flushing, outside the lock.
     pub(crate) flushing: bool,
+    /// Somebody waits for that to end: otherwise nobody has to be woken then.
+    pub(crate) awaited: bool,
     /// The newest checkpoint's tiles are not all there.
     pub(crate) unpublished: bool,
     /// Flushed, and to be published.
@@ -338,6 +340,7 @@ impl Shared {
             checkpointed,
             wanted: Vec::new(),
             flushing: false,
+            awaited: false,
             unpublished: false,
             seal: None,
             sealing: false,
