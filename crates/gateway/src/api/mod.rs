@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
+    body::to_bytes,
     extract::{DefaultBodyLimit, FromRequestParts, Request},
-    http::request::Parts,
+    http::{StatusCode, header::ALLOW, request::Parts},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, on},
@@ -115,15 +116,48 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Answers what a handler refuses as the layers answer what they refuse: on record by its code, with the request's id.
+/// Answers what a handler refuses, or never saw, as the layers answer what they refuse: on record by its code, with the
+/// request's id.
 async fn on_record(request: Request, next: Next) -> Response {
     let asked = request.extensions().clone();
     let mut response = next.run(request).await;
-    match response.extensions_mut().remove::<Refusal>() {
-        Some(refusal) => refuse(&asked, refusal).map(axum::body::Body::new),
-        None => response,
+    if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+        return refuse(&asked, refusal).map(axum::body::Body::new);
+    }
+    let reason = match response.status() {
+        StatusCode::BAD_REQUEST => Reason::BadRequest,
+        StatusCode::METHOD_NOT_ALLOWED => Reason::MethodNotAllowed,
+        StatusCode::PAYLOAD_TOO_LARGE => Reason::RequestEntityTooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Reason::UnsupportedMediaType,
+        StatusCode::UNPROCESSABLE_ENTITY => Reason::Invalid,
+        _ => return response,
+    };
+    let (head, body) = response.into_parts();
+    let refusal = malformed(reason, body).await;
+    let mut answer = refuse(&asked, refusal).map(axum::body::Body::new);
+    if let Some(allow) = head.headers.get(ALLOW) {
+        answer.headers_mut().insert(ALLOW, allow.clone());
+    }
+    answer
+}
+
+/// A request that no handler saw, since it was not as `docs/openapi.yaml` describes. What exactly was wrong may have words of the
+/// caller in it: the caller hears it, and the record does not.
+async fn malformed(reason: Reason, why: axum::body::Body) -> Refusal {
+    let message = match reason {
+        Reason::MethodNotAllowed => "there is nothing here for this method",
+        _ => "the request's parameters or its body are not as the API describes them",
+    };
+    let refusal = Refusal::new(reason, "api/malformed", message);
+    let why = to_bytes(why, WHY_LIMIT).await.unwrap_or_default();
+    match String::from_utf8_lossy(&why) {
+        nothing if nothing.is_empty() => refusal,
+        why => refusal.cause("Malformed", why, None),
     }
 }
+
+/// The most that is said of what was wrong with a request, in bytes.
+const WHY_LIMIT: usize = 4 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -148,6 +182,41 @@ mod tests {
             .collect();
         let served = operations(V1_PREFIX, V1).chain(operations(LOG_PREFIX, log::ROUTES)).collect();
         assert_eq!(described, served);
+    }
+
+    #[tokio::test]
+    async fn what_no_handler_saw_is_refused_as_everything_else_is() {
+        #[derive(serde::Deserialize)]
+        struct Body {
+            #[expect(dead_code, reason = "only its shape matters")]
+            count: u8,
+        }
+        let post = axum::routing::post(|_: Json<Body>| async {});
+        let router =
+            Router::new().route("/", post).layer(DefaultBodyLimit::max(64)).layer(from_fn(on_record));
+        let long = format!(r#"{{"count": "{}"}}"#, "x".repeat(64));
+        for (method, content_type, body, status) in [
+            ("POST", "application/json", r#"{"count": "hunter2"}"#, 422),
+            ("POST", "application/json", "{", 400),
+            ("POST", "text/plain", "{}", 415),
+            ("POST", "application/json", &long, 413),
+            ("GET", "application/json", "", 405),
+        ] {
+            let trail = portcullis_core::Trail::default();
+            let request = Request::builder().method(method).uri("/").header("content-type", content_type);
+            let body = axum::body::Body::from(body.to_owned());
+            let request = request.extension(trail.clone()).body(body).unwrap();
+            let answer = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers()["content-type"], "application/problem+json");
+            assert_eq!(answer.headers().get("allow").is_some(), status == 405);
+            let text = to_bytes(answer.into_body(), 4096).await.unwrap();
+            let problem: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            assert_eq!(problem["type"], "urn:portcullis:problem:api/malformed");
+            assert_eq!(problem["errors"].is_array(), status != 405, "{problem}");
+            let refusal = trail.note().refusal.clone().unwrap();
+            assert!(!refusal.message().contains("hunter2") && refusal.operator_detail().is_none());
+        }
     }
 
     fn operations<S>(prefix: &str, table: &[Route<S>]) -> impl Iterator<Item = String> {
