@@ -23,7 +23,7 @@ pub(super) fn run(dir: &Path, time: Duration) -> Result<Vec<Figure>, AnyError> {
     let record = request(&mut Chance::new(1), 1).0;
     eprintln!("the disk by itself: {} bytes at a time", record.len());
     // The two take turns, since the disk is not the same from one second to the next.
-    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    let (mut bare, mut ours, mut handed) = (Vec::new(), Vec::new(), Vec::new());
     let mut disk = Preallocated::new(&dir.join("bare"), record.len())?;
     let (ledger, _) = Ledger::open(dir.join("alone"), Options::new("bench.example/alone"))?;
     let writer = ledger.writer();
@@ -32,9 +32,14 @@ pub(super) fn run(dir: &Path, time: Duration) -> Result<Vec<Figure>, AnyError> {
         let began = now();
         writer.append_blocking(record.clone(), Durability::Fsync)?;
         ours.push(began.elapsed());
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        let began = now();
+        writer.append(record.clone(), Durability::Fsync, Box::new(move |result| drop(send.send(result))));
+        receive.recv()??;
+        handed.push(began.elapsed());
     }
     ledger.close();
-    let (bare, ours) = (median(&mut bare), median(&mut ours));
+    let (bare, ours, handed) = (median(&mut bare), median(&mut ours), median(&mut handed));
     let rate = 1e6 / bare;
 
     let durable = concurrent(&dir.join("durable"), Durability::Fsync, time)?;
@@ -51,6 +56,11 @@ pub(super) fn run(dir: &Path, time: Duration) -> Result<Vec<Figure>, AnyError> {
         Figure::new("write_mode_records_per_s", written, "256 callers, each in the kernel before it goes on")
             .at_least(100_000.0),
         Figure::new("lone_added_us", ours - bare, format!("one caller alone: {ours:.0} µs")).at_most(60.0),
+        Figure::new(
+            "lone_handed_over_us",
+            handed - bare,
+            format!("one alone who may not be blocked: {handed:.0} µs"),
+        ),
     ])
 }
 

@@ -282,12 +282,13 @@ impl Ledger {
             log.append_one(&(options.recovery_record)(recovery)).map_err(cannot_use(&segments))?;
         }
 
+        let disk = log.disk();
         let shared = Arc::new(Shared::new(options.capacity, options.on_failure, log, checkpoint.size));
         let public = key.verifying_key().clone();
         let interval = options.checkpoint_interval;
-        let tiles = TileWriter::new(dir.clone(), options.entry_bundles, shared.disk.clone());
+        let tiles = TileWriter::new(dir.clone(), options.entry_bundles, disk.clone());
         shared.lock().unpublished = !tiles.has_all(checkpoint.size).map_err(cannot_use(&dir))?;
-        let syncer = Syncer::new(shared.clone(), interval);
+        let syncer = Syncer::new(shared.clone(), interval, disk);
         let publisher = Publisher::new(shared.clone(), dir.clone(), key, options.on_checkpoint, tiles);
         let writer = WriterThread::new(shared.clone(), options.retry_interval, options.recovery_record);
         let mut ledger = Self { shared, reader, key: public, threads: Vec::new(), _lock: lock };

@@ -191,8 +191,6 @@ impl Disk {
         if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(io::Error::other("input/output error"));
         }
-        #[cfg(test)]
-        self.faults.flushed.lock().unwrap().push(std::thread::current().id());
         file.sync_data()
     }
 }
@@ -203,6 +201,4 @@ pub(crate) struct Faults {
     pub(crate) write: std::sync::atomic::AtomicBool,
     pub(crate) sync: std::sync::atomic::AtomicBool,
     pub(crate) tiles: std::sync::atomic::AtomicBool,
-    /// Which threads have flushed.
-    pub(crate) flushed: std::sync::Mutex<Vec<std::thread::ThreadId>>,
 }

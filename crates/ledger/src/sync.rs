@@ -1,20 +1,20 @@
-//! Flushing: one `fdatasync` for everybody who waits for one. A caller that blocks anyway flushes by itself what it has written,
-//! and whatever others have; otherwise the *syncer* thread does. That one also says when a checkpoint is due, and hands what it has
-//! flushed to whoever publishes it (`publish.rs`).
+//! The thread that flushes: one `fdatasync` for everybody who waits for one. It also says when a checkpoint is due, and hands
+//! what it has flushed to whoever publishes it (`publish.rs`).
 
 use std::mem::take;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::log::Dirty;
+use crate::log::{Dirty, Disk};
 use crate::publish::Seal;
-use crate::writer::{AppendError, Completion, Receipt, Shared, State, ThreadGuard};
+use crate::writer::{AppendError, Completion, Receipt, Shared, ThreadGuard};
 use crate::{Checkpoint, Frontier};
 
 pub(crate) struct Syncer {
     shared: Arc<Shared>,
     interval: Duration,
+    disk: Disk,
     /// When a checkpoint was last begun.
     last: Instant,
     /// Whether the last one of all has been begun.
@@ -22,43 +22,50 @@ pub(crate) struct Syncer {
 }
 
 impl Syncer {
-    pub(crate) fn new(shared: Arc<Shared>, interval: Duration) -> Self {
-        Self { shared, interval, last: now(), ending: false }
+    pub(crate) fn new(shared: Arc<Shared>, interval: Duration, disk: Disk) -> Self {
+        Self { shared, interval, disk, last: now(), ending: false }
     }
 
     pub(crate) fn run(mut self) {
         let shared = self.shared.clone();
         let _guard = ThreadGuard(shared.clone());
         let _flushed_out = FlushedOut(shared.clone());
-        while let Some((flush, wanted)) = self.wait() {
-            let tree = flush.tree.clone();
-            let flushed = flush.run(&shared, |state, flushed| match (wanted, flushed) {
-                (Some(wanted), true) => {
-                    state.sealing = true;
-                    state.seal = Some(Seal { tree, wanted });
-                    true
+        while let Some(Work { dirty, waiters, wanted, tree, sign }) = self.wait() {
+            let flushed = dirty.iter().try_for_each(|dirty| self.disk.sync(&dirty.segment.file));
+
+            let mut state = shared.lock();
+            state.flushing = false;
+            match flushed {
+                Err(error) => {
+                    put_back(&mut state.dirty, dirty);
+                    state.wanted.extend(wanted);
+                    drop(state);
+                    shared.fail(&format!("flush: {error}"), Vec::new(), waiters, None);
                 }
-                (wanted, _) => {
-                    state.wanted.extend(wanted.into_iter().flatten());
-                    false
+                Ok(()) => {
+                    state.durable = state.durable.max(tree.size());
+                    if sign {
+                        self.last = now();
+                        state.sealing = true;
+                        state.seal = Some(Seal { tree, wanted });
+                    }
+                    drop(state);
+                    shared.flush.notify_all();
+                    waiters.into_iter().for_each(|(done, receipt)| done(Ok(receipt)));
+                    shared.seal.notify_one();
                 }
-            });
-            if flushed {
-                self.last = now();
-                shared.seal.notify_one();
             }
         }
     }
 
-    /// Waits until somebody waits for a flush, or a checkpoint is due: then also for who asked for one. `None` at the end.
-    fn wait(&mut self) -> Option<(Flush, Option<Vec<Wanted>>)> {
+    /// Waits until somebody waits for a flush, or a checkpoint is due; `None` at the end.
+    fn wait(&mut self) -> Option<Work> {
         let mut state = self.shared.lock();
         loop {
             if state.dead || (state.failure.is_some() && state.written_out) {
                 return None;
             }
-            if state.failure.is_some() || state.flushing {
-                state.awaited = true;
+            if state.failure.is_some() {
                 state = self.shared.flush.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -69,8 +76,14 @@ impl Syncer {
             let sign = !state.sealing && (!state.wanted.is_empty() || (behind && due));
             if sign || !state.waiters.is_empty() {
                 self.ending |= sign && state.written_out;
-                let wanted = sign.then(|| take(&mut state.wanted));
-                return Flush::take(&mut state).map(|flush| (flush, wanted));
+                state.flushing = true;
+                return Some(Work {
+                    dirty: take(&mut state.dirty),
+                    waiters: take(&mut state.waiters),
+                    wanted: take(&mut state.wanted),
+                    tree: state.tree.clone(),
+                    sign,
+                });
             }
             if state.written_out && !state.sealing {
                 return None;
@@ -97,51 +110,14 @@ impl Drop for FlushedOut {
     }
 }
 
-/// Who asked for a checkpoint now.
-type Wanted = SyncSender<Result<Checkpoint, AppendError>>;
-
-/// What is to be flushed, and who hears of it. There is one at a time.
-pub(crate) struct Flush {
+/// What is to be flushed, and who hears of it.
+struct Work {
     dirty: Vec<Dirty>,
     waiters: Vec<(Completion, Receipt)>,
+    wanted: Vec<SyncSender<Result<Checkpoint, AppendError>>>,
     tree: Frontier,
-}
-
-impl Flush {
-    /// All that has been written so far, unless somebody is flushing.
-    pub(crate) fn take(state: &mut State) -> Option<Self> {
-        if std::mem::replace(&mut state.flushing, true) {
-            return None;
-        }
-        let (dirty, waiters) = (take(&mut state.dirty), take(&mut state.waiters));
-        Some(Self { dirty, waiters, tree: state.tree.clone() })
-    }
-
-    /// Flushes, and tells everybody. What `then` does to the state comes in the same step as that it has been flushed.
-    pub(crate) fn run<T>(self, shared: &Shared, then: impl FnOnce(&mut State, bool) -> T) -> T {
-        let Self { dirty, waiters, tree } = self;
-        let flushed = dirty.iter().try_for_each(|dirty| shared.disk.sync(&dirty.segment.file));
-        let mut state = shared.lock();
-        state.flushing = false;
-        let done = then(&mut state, flushed.is_ok());
-        match flushed {
-            Err(error) => {
-                put_back(&mut state.dirty, dirty);
-                drop(state);
-                shared.fail(&format!("flush: {error}"), Vec::new(), waiters, None);
-            }
-            Ok(()) => {
-                state.durable = state.durable.max(tree.size());
-                let awaited = take(&mut state.awaited);
-                drop(state);
-                waiters.into_iter().for_each(|(done, receipt)| done(Ok(receipt)));
-                if awaited {
-                    shared.flush.notify_all();
-                }
-            }
-        }
-        done
-    }
+    /// Also sign a checkpoint.
+    sign: bool,
 }
 
 /// Marks `flushed` dirty again, in front of what has been written since.

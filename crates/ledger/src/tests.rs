@@ -12,9 +12,8 @@ use tempfile::TempDir;
 
 use crate::log::Faults;
 use crate::{
-    AppendError, Durability, FaultKind, Hash, Ledger, OpenError, Options, ReadError, Reader, Receipt,
-    RecoveryCause, Verified, Verifier, Writer, consistency_proof, inclusion_proof, verify_consistency,
-    verify_inclusion,
+    AppendError, Durability, FaultKind, Hash, Ledger, OpenError, Options, ReadError, Reader, RecoveryCause,
+    Verified, Verifier, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 
 mod bodies;
@@ -286,13 +285,6 @@ fn failing() -> (TempDir, Ledger, Arc<Faults>, Receiver<bool>) {
     (dir, ledger, faults, told)
 }
 
-/// Appends and waits, as asynchronous callers do: others flush for them.
-fn append_and_wait(writer: &Writer, record: Vec<u8>, durability: Durability) -> Result<Receipt, AppendError> {
-    let (send, receive) = channel();
-    writer.append(record, durability, Box::new(move |result| send.send(result).unwrap()));
-    receive.recv().unwrap()
-}
-
 /// Appends until that works again: the ledger recovers by itself, in its own time.
 fn append_when_possible(ledger: &Ledger, record: &[u8]) {
     while let Err(error) = ledger.writer().append_blocking(record.to_vec(), Durability::Fsync) {
@@ -336,29 +328,10 @@ fn a_full_disk_refuses_everything_then_recovers_and_loses_nothing() {
 }
 
 #[test]
-fn only_who_blocks_flushes_by_itself() {
-    let (dir, ledger, faults, _told) = failing();
-    let here = || faults.flushed.lock().unwrap().drain(..).any(|by| by == std::thread::current().id());
-    append_and_wait(&ledger.writer(), b"going on".to_vec(), Durability::Fsync).unwrap();
-    assert!(!here());
-    ledger.writer().append_blocking(b"blocking".to_vec(), Durability::Fsync).unwrap();
-    assert!(here());
-    drop((ledger, dir));
-}
-
-#[test]
 fn a_failing_flush_refuses_whoever_asked_for_it_and_loses_nothing() {
-    for append in
-        [append_and_wait, |writer: &Writer, record, durability| writer.append_blocking(record, durability)]
-    {
-        a_failing_flush(append);
-    }
-}
-
-fn a_failing_flush(flushed: fn(&Writer, Vec<u8>, Durability) -> Result<Receipt, AppendError>) {
     let (dir, ledger, faults, told) = failing();
     faults.sync.store(true, SeqCst);
-    let refused = flushed(&ledger.writer(), b"not durable".to_vec(), Durability::Fsync);
+    let refused = ledger.writer().append_blocking(b"not durable".to_vec(), Durability::Fsync);
     assert!(matches!(refused, Err(AppendError::Failed(_))), "{refused:?}");
     faults.sync.store(false, SeqCst);
     append_when_possible(&ledger, b"afterwards");
@@ -385,12 +358,7 @@ fn many_appenders_on_a_disk_that_fails_now_and_then() {
                 for i in 0..300 {
                     let durability = if i % 7 == 0 { Durability::Fsync } else { Durability::Write };
                     let record = format!("{thread} {i}");
-                    let bytes = record.clone().into_bytes();
-                    let appended = match thread % 2 {
-                        0 => writer.append_blocking(bytes, durability),
-                        _ => append_and_wait(&writer, bytes, durability),
-                    };
-                    if appended.is_ok() {
+                    if writer.append_blocking(record.clone().into_bytes(), durability).is_ok() {
                         acknowledged.push(record);
                     }
                     match (i + thread) % 50 {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::ledger::{Recovery, RecoveryCause, RecoveryRecord};
 use crate::log::{Dirty, Log};
-use crate::sync::Flush;
 use crate::writer::{AppendError, Completion, Durability, Job, Receipt, Shared, State, ThreadGuard};
 
 /// How much of the queue is written with one call, in bytes of records.
@@ -31,13 +30,11 @@ pub(crate) struct Turn<'s> {
     shared: &'s Shared,
     /// Gone when writing failed.
     pen: Option<Box<Pen>>,
-    /// Whether whoever writes is going to flush, too, so that the syncer need not be woken for it.
-    flushes: bool,
 }
 
 impl<'s> Turn<'s> {
     fn take(shared: &'s Shared, state: &mut State) -> Option<Self> {
-        state.pen.take().map(|pen| Self { shared, pen: Some(pen), flushes: false })
+        state.pen.take().map(|pen| Self { shared, pen: Some(pen) })
     }
 
     /// For a caller that may be an asynchronous thread: only when the kernel takes records at once. It may not while it
@@ -45,19 +42,6 @@ impl<'s> Turn<'s> {
     pub(crate) fn take_here(shared: &'s Shared, state: &mut State) -> Option<Self> {
         let prompt = !state.flushing && state.pen.as_ref().is_some_and(|pen| !pen.log.is_full());
         if prompt { Self::take(shared, state) } else { None }
-    }
-
-    /// Writes what is queued, and flushes it: for a caller that waits for that, and may be blocked.
-    pub(crate) fn write_and_flush(mut self) {
-        let shared = self.shared;
-        self.flushes = true;
-        self.write_a_few();
-        let mut state = shared.lock();
-        let awaited = state.failure.is_none() && !state.waiters.is_empty();
-        if let Some(flush) = awaited.then(|| Flush::take(&mut state)).flatten() {
-            drop(state);
-            flush.run(shared, |_, _| {});
-        }
     }
 
     /// Writes what is queued, but not for long.
@@ -100,7 +84,6 @@ impl<'s> Turn<'s> {
             }
             _ => state.dirty.push(Dirty { segment: log.segment.clone(), from: began }),
         }
-        // The first record after a checkpoint: the syncer reckons from now when the next one is due.
         let mut flush = was_covered;
         let mut refused = Vec::new();
         for (job, receipt) in jobs.into_iter().zip(pen.receipts.drain(..)) {
@@ -110,7 +93,7 @@ impl<'s> Turn<'s> {
                 Durability::Fsync if state.dead => refused.push(done),
                 Durability::Fsync => {
                     state.waiters.push((done, receipt));
-                    flush |= !self.flushes;
+                    flush = true;
                 }
             }
         }
@@ -209,7 +192,6 @@ impl WriterThread {
         let shared = turn.shared;
         let mut state = shared.lock();
         while state.flushing {
-            state.awaited = true;
             state = wait(&shared.flush, state);
         }
         let dirty = state.dirty.clone();

@@ -3,7 +3,7 @@
 //! Whoever holds the *pen* (`write.rs`) writes everything that is queued with one call. A caller that finds the pen free
 //! and the disk idle takes it for itself: waking another thread would cost more than the write. Otherwise the *writer*
 //! thread does it. The *syncer* (`sync.rs`) flushes with one call for everybody who waits for that, so that a record which only
-//! has to reach the kernel never waits for another's flush; a caller that may be blocked does that for itself, too. The *publisher* (`publish.rs`) writes tiles and signs checkpoints.
+//! has to reach the kernel never waits for another's flush. The *publisher* (`publish.rs`) writes tiles and signs checkpoints.
 //!
 //! **Invariants.** A completion is called exactly once. `Ok` means the record is in the log as durably as was asked and
 //! stays there. After a failure every append is refused until the files have been repaired.
@@ -14,7 +14,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::ledger::OnFailure;
-use crate::log::{Dirty, Disk, Log};
+use crate::log::{Dirty, Log};
 use crate::publish::Seal;
 use crate::segment::MAX_RECORD;
 use crate::write::{Pen, Turn};
@@ -89,24 +89,18 @@ impl Writer {
     /// Appends a record, or refuses at once. Never waits for the disk: at most for the kernel to take a few records.
     pub fn append(&self, record: Vec<u8>, durability: Durability, done: Completion) {
         match self.try_reserve() {
-            Ok(slot) => slot.submit(record, durability, done, Caller::GoesOn),
+            Ok(slot) => slot.submit(record, durability, done, false),
             Err(error) => done(Err(error)),
         }
     }
 
-    /// Appends a record and blocks until that is done: for threads of their own, not for asynchronous code. A caller that
-    /// finds nobody else at it flushes by itself, so that no other thread has to be woken.
+    /// Appends a record and blocks until that is done: for tools and tests, not for asynchronous code.
     ///
     /// # Errors
     /// When it was not appended.
     pub fn append_blocking(&self, record: Vec<u8>, durability: Durability) -> Result<Receipt, AppendError> {
         let (send, receive) = sync_channel(1);
-        self.try_reserve()?.submit(
-            record,
-            durability,
-            Box::new(move |result| drop(send.send(result))),
-            Caller::Blocks,
-        );
+        self.append(record, durability, Box::new(move |result| drop(send.send(result))));
         receive.recv().unwrap_or(Err(AppendError::Closed))
     }
 
@@ -175,12 +169,11 @@ pub struct Slot {
 impl Slot {
     /// Appends the record. Never waits for the disk, so it may be called from `Drop`.
     pub fn append(self, record: Vec<u8>, durability: Durability, done: Completion) {
-        self.submit(record, durability, done, Caller::Tells);
+        self.submit(record, durability, done, true);
     }
 
-    fn submit(mut self, record: Vec<u8>, durability: Durability, done: Completion, caller: Caller) {
+    fn submit(mut self, record: Vec<u8>, durability: Durability, done: Completion, keep: bool) {
         let Some(shared) = self.shared.take() else { return };
-        let keep = caller == Caller::Tells;
         let size = record.len();
         let mut state = shared.lock();
         let refused = match state.admit() {
@@ -206,10 +199,7 @@ impl Slot {
         match Turn::take_here(&shared, &mut state) {
             Some(turn) => {
                 drop(state);
-                match caller {
-                    Caller::Blocks => turn.write_and_flush(),
-                    Caller::GoesOn | Caller::Tells => turn.write_a_few(),
-                }
+                turn.write_a_few();
             }
             None => {
                 let idle = state.pen.is_some();
@@ -236,17 +226,6 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// Who appends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Caller {
-    /// Somebody who may not be blocked, and will ask again if it is refused.
-    GoesOn,
-    /// The same, and what it tells *has* happened.
-    Tells,
-    /// Somebody who waits, whatever it takes.
-    Blocks,
-}
-
 /// A record on its way.
 pub(crate) struct Job {
     pub(crate) record: Vec<u8>,
@@ -261,7 +240,6 @@ pub(crate) struct Job {
 pub(crate) struct Shared {
     state: Mutex<State>,
     capacity: usize,
-    pub(crate) disk: Disk,
     /// Wakes the writer.
     pub(crate) work: Condvar,
     /// Wakes the syncer, and the writer when it waits for the syncer.
@@ -298,8 +276,6 @@ pub(crate) struct State {
     pub(crate) wanted: Vec<SyncSender<Result<Checkpoint, AppendError>>>,
     /// The syncer is flushing, outside the lock.
     pub(crate) flushing: bool,
-    /// Somebody waits for that to end: otherwise nobody has to be woken then.
-    pub(crate) awaited: bool,
     /// The newest checkpoint's tiles are not all there.
     pub(crate) unpublished: bool,
     /// Flushed, and to be published.
@@ -322,7 +298,6 @@ impl State {
 
 impl Shared {
     pub(crate) fn new(capacity: usize, on_failure: Option<OnFailure>, log: Log, checkpointed: u64) -> Self {
-        let disk = log.disk();
         let state = State {
             queue: Vec::new(),
             late: Vec::new(),
@@ -340,7 +315,6 @@ impl Shared {
             checkpointed,
             wanted: Vec::new(),
             flushing: false,
-            awaited: false,
             unpublished: false,
             seal: None,
             sealing: false,
@@ -350,7 +324,6 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             capacity,
-            disk,
             work: Condvar::new(),
             flush: Condvar::new(),
             seal: Condvar::new(),
