@@ -201,7 +201,7 @@ impl Gateway {
             tokio::spawn(certificate.watch()),
             tokio::spawn(grants.sweep_forever()),
             tokio::spawn(sweep_tickets(tickets)),
-            tokio::spawn(upkeep::look_after_disk(audit.clone(), retention, config_index)),
+            tokio::spawn(upkeep::look_after_disk(audit.clone(), retention)),
             tokio::spawn(async move { log_issuers(&authenticator).await }),
             tokio::spawn(serve_operations(operations_socket, operations.clone())),
         ];
@@ -340,7 +340,11 @@ async fn open_audit(
         options = options.levels(move |info, identity| {
             let level = policy.level(info, identity);
             // Whatever it says: what our own endpoints are asked and answer are tokens, or the record itself.
-            if stack::is_own(&info.path) { level.min(Level::Metadata) } else { level }
+            if info.cluster.is_empty() && stack::is_own(&info.path) {
+                level.min(Level::Metadata)
+            } else {
+                level
+            }
         });
     }
     let dir = state.ledger();

@@ -12,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use portcullis_audit::{Audit, Stored};
-use portcullis_core::{Approvers, Clock, Reason, Refusal};
+use portcullis_core::{Approvers, BoxError, Clock, Reason, Refusal};
 use portcullis_ledger::Reader;
 use portcullis_search::{Follower, Freshness, IndexError, MOST_HITS, Searcher};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, Caller, Problem};
+use crate::causes::causes;
 
 /// How many records are looked into for what somebody who follows begins with; what is further back is for a search.
 const LOOK_BACK: u64 = 20_000;
@@ -131,8 +132,8 @@ pub(crate) async fn record(
     }
     let reader = evidence.audit.reader();
     let read = tokio::task::spawn_blocking(move || reader.records(index)?.next().transpose()).await;
-    let unreadable = |error: String| Problem(unavailable(error));
-    let found = read.map_err(|e| unreadable(e.to_string()))?.map_err(|e| unreadable(e.to_string()))?;
+    let unreadable = |error: &dyn std::error::Error| Problem(unavailable(causes(error)));
+    let found = read.map_err(|e| unreadable(&e))?.map_err(|e| unreadable(&e))?;
     found.map(|stored| Json(RecordView::of(stored))).ok_or_else(absent)
 }
 
@@ -165,7 +166,7 @@ pub(crate) async fn tail(
     let following = Following { waiting: newest.into(), follower, evidence };
     let lines = stream::unfold(following, |mut following| async move {
         let line = following.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(line), following))
+        Some((line, following))
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
@@ -177,12 +178,15 @@ struct Following {
 }
 
 impl Following {
-    async fn next(&mut self) -> Option<Bytes> {
+    /// The next line, or why there is none: the client must not take that for the end.
+    async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
         loop {
             if let Some(stored) = self.waiting.pop_front() {
-                let mut line = serde_json::to_vec(&RecordView::of(stored)).ok()?;
-                line.push(b'\n');
-                return Some(line.into());
+                let line = serde_json::to_vec(&RecordView::of(stored)).map(|mut line| {
+                    line.push(b'\n');
+                    line.into()
+                });
+                return Some(line.map_err(BoxError::from));
             }
             // What stands fast only: a record may yet be taken back while it is not acknowledged.
             let end = self.evidence.audit.health().size;
@@ -190,7 +194,7 @@ impl Following {
                 Ok(found) => found.into(),
                 Err(error) => {
                     tracing::warn!(%error, "who follows the audit log was cut off");
-                    return None;
+                    return Some(Err(error.into()));
                 }
             };
             if self.waiting.is_empty() {

@@ -12,7 +12,7 @@ use super::{CliError, Failure};
 /// way of the next attempt. As confidential as the log, it is its owner's alone. What is there is not overwritten.
 ///
 /// # Errors
-/// With exit code 73 when it cannot be made; what `write` answers.
+/// With exit code 73 when it cannot be made, 74 when it cannot be written; what else `write` answers.
 pub(crate) fn create_private(
     file: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), CliError>,
@@ -33,8 +33,12 @@ pub(crate) fn create_private(
     };
     // With mode 0600, and removed when it is dropped without a name of its own.
     let mut unnamed = NamedTempFile::with_prefix_in(".portcullis-", directory).map_err(at)?;
-    write(&mut unnamed)?;
-    unnamed.as_file().sync_all().map_err(at)?;
+    let cannot = |error: &dyn std::fmt::Display| Failure::new(74, format!("{}: {error}", file.display()));
+    write(&mut unnamed).map_err(|error| match error {
+        CliError::Other(error) if error.is::<io::Error>() => cannot(&error).into(),
+        error => error,
+    })?;
+    unnamed.as_file().sync_all().map_err(|error| cannot(&error))?;
     unnamed.persist_noclobber(file).map_err(|error| at(error.error))?;
     // The name is kept, too.
     #[cfg(unix)]
@@ -62,6 +66,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("session.html");
         let files = || std::fs::read_dir(directory.path()).unwrap().count();
+        let full = create_private(&file, |_| Err(io::Error::from(io::ErrorKind::StorageFull).into()));
+        assert_eq!((full.unwrap_err().exit_code(), files()), (74, 0));
         let broken = create_private(&file, |out| {
             out.write_all(b"half of")?;
             Err(Failure::new(1, "the log cannot be read").into())

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Problem, is_http_url};
+use crate::causes::causes;
 
 /// What is recorded, and how.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -120,7 +121,15 @@ impl Audit {
     /// Whether the files that it names can be had: what only reads the log needs none of them.
     pub(crate) fn check_files(&self) -> Result<(), String> {
         self.policy().map_err(|error| format!("audit.policyFile: {error}"))?;
-        self.body_keys().map(drop).map_err(|error| format!("audit.bodyKeyFiles: {error}"))
+        self.body_keys().map_err(|error| format!("audit.bodyKeyFiles: {error}"))?;
+        for export in &self.exports {
+            if let Export::Webhook { name, kubeconfig } = export {
+                kube::config::Kubeconfig::read_from(kubeconfig).map_err(|error| {
+                    format!("audit.exports: {name}: {}: {}", kubeconfig.display(), causes(&error))
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// The audit policy, if there is a file of one.
@@ -145,6 +154,13 @@ impl Audit {
 
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut found = Vec::new();
+        // As the name of its key in signed notes (https://c2sp.org/signed-note).
+        if self.origin.is_empty()
+            || self.origin.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
+        {
+            let what = "must not be empty, nor contain spaces, control characters or plus signs";
+            found.push(Problem::at("audit.origin", what));
+        }
         for (name, age) in [("bodies", self.retention.bodies), ("recordings", self.retention.recordings)] {
             if age.is_some_and(|age| age < LEAST_RETENTION) {
                 let problem = Problem::at(&format!("audit.retention.{name}"), "it is less than a day");
@@ -223,5 +239,30 @@ mod age {
         }
         let signed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
         Duration::try_from(signed).map(Some).map_err(|_| wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_that_no_signed_note_takes_is_a_problem() {
+        for origin in ["", "gw eu", "gw+eu", "gw\u{7}"] {
+            let audit = Audit { origin: origin.into(), ..Audit::default() };
+            assert_eq!(audit.problems().len(), 1, "{origin:?}");
+        }
+        assert!(Audit::default().problems().is_empty());
+    }
+
+    #[test]
+    fn the_kubeconfigs_of_webhooks_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = dir.path().join("webhook");
+        let export = Export::Webhook { name: "falco".into(), kubeconfig: kubeconfig.clone() };
+        let audit = Audit { exports: vec![export], ..Audit::default() };
+        assert!(audit.check_files().unwrap_err().starts_with("audit.exports: falco: "));
+        std::fs::write(&kubeconfig, "clusters: []").unwrap();
+        assert_eq!(audit.check_files(), Ok(()));
     }
 }

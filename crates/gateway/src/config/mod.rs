@@ -340,9 +340,6 @@ impl Config {
                 Problem::at("listen.publicUrl", message).help("write it like https://gateway.example:8443"),
             );
         }
-        if self.audit.origin.is_empty() || self.audit.origin.contains(char::is_whitespace) {
-            found.push(Problem::at("audit.origin", "must not be empty or contain spaces"));
-        }
         found.extend(self.audit.problems());
         if self.hold.expires_after.is_zero() {
             let problem = Problem::at("hold.expiresAfter", "must not be zero: nobody could decide in time");

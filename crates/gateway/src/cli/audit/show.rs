@@ -32,7 +32,7 @@ pub(super) async fn show(args: ShowArgs) -> Result<u8, CliError> {
     };
     if found.is_empty() {
         let message = format!("nothing is on record of `{}`", args.what);
-        return Err(Failure::new(1, message).into());
+        return Err(Failure::new(66, message).into());
     }
     let records: Vec<serde_json::Value> =
         found.iter().map(|stored| serde_json::from_slice(&stored.raw)).collect::<Result<_, _>>()?;
@@ -65,7 +65,7 @@ async fn request(source: &Source, id: &str) -> Result<Vec<Stored>, CliError> {
 }
 
 fn for_people(stored: &Stored, source: &Source) {
-    println!("{BOLD}record {}{PLAIN}  {}", stored.index, stored.entry.line());
+    println!("{BOLD}record {}{PLAIN}  {}", stored.index, printable(&stored.entry.line()));
     let mut record: serde_json::Value = serde_json::from_slice(&stored.raw).unwrap_or_default();
     if let Some(fields) = record.as_object_mut() {
         // The line says these already.

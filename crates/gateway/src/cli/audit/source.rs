@@ -129,8 +129,14 @@ impl Source {
                 while let Some(line) = line(&mut answer).await? {
                     each(&stored(serde_json::from_slice(&line)?))?;
                 }
-                Ok(())
+                let why = "the gateway ended it: it stops, or cannot read its record; follow again";
+                Err(Failure::new(69, why).into())
             }
+            Self::Gateway(_) if intents => {
+                let why = "a gateway shows intents with --follow only; `search` finds them by `id:`, --ledger and --config read them from files";
+                Err(Failure::usage(why).into())
+            }
+            Self::Gateway(_) if lines == 0 => Ok(()),
             Self::Gateway(_) => {
                 let found = self.search(&query, None, lines.min(MOST_HITS)).await?;
                 for view in found.items.into_iter().rev() {

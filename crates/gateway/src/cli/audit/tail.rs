@@ -5,7 +5,10 @@ use clap::Args;
 use portcullis_audit::Stored;
 
 use super::{parse, query_help, source::SourceArgs};
-use crate::cli::{CliError, output::json_line};
+use crate::cli::{
+    CliError,
+    output::{json_line, printable},
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = query_help())]
@@ -31,7 +34,7 @@ pub(crate) struct TailArgs {
 pub(super) async fn tail(args: TailArgs) -> Result<u8, CliError> {
     let print = |stored: &Stored| -> Result<(), CliError> {
         match args.json {
-            false => println!("{}", stored.entry.line()),
+            false => println!("{}", printable(&stored.entry.line())),
             true => println!("{}", json_line(&stored.raw)),
         }
         Ok(())
