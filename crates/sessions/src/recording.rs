@@ -115,6 +115,11 @@ impl Recording {
         self.tty
     }
 
+    /// Whether nothing can follow any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// Compares its files with the log. Reads all of them.
     #[must_use]
     pub fn check(&self) -> Integrity {
@@ -277,6 +282,11 @@ impl Playback {
     /// The stream is over, and all that was written has been read: if the recording has no end, that is said now.
     pub(crate) fn complete(&mut self) {
         self.recording.complete = true;
+    }
+
+    /// The recording, with all parts that were found so far.
+    pub(crate) fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     /// The next event; `None` at the end of what is written. Of a stream that is still open, ask again later.

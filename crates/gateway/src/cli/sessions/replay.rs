@@ -15,7 +15,7 @@ use portcullis_sessions::{
     Following, Integrity, Item, Recording, Step, clean, follow_text, read_text, words,
 };
 
-use super::play::{After, Standing, play};
+use super::play::{After, Follow, Show, Standing, play};
 use super::terminal::Terminal;
 use super::transport::Transport;
 use super::{Found, LogArgs, unreadable};
@@ -65,11 +65,14 @@ pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
         if interactive && recording.is_tty() {
             let integrity = recording.check();
             let title = title(&step, &integrity);
-            let mut standing = || queue.standing(step.id);
-            let follow: Option<&mut dyn FnMut() -> Result<Standing, CliError>> =
-                if args.follow { Some(&mut standing) } else { None };
+            let show = Show::new(recording, transport.clone(), title, &step);
+            let mut look = || {
+                let standing = queue.standing(step.id)?;
+                Ok((standing, queue.ended().map(words::result)))
+            };
+            let follow: Option<&mut Follow<'_>> = if args.follow { Some(&mut look) } else { None };
             let mut terminal = Terminal::enter()?;
-            if play(&mut terminal, recording, &title, transport.clone(), follow)? == After::Quit {
+            if play(&mut terminal, show, follow)? == After::Quit {
                 return Ok(());
             }
         } else {
