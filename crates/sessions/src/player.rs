@@ -49,7 +49,7 @@ struct Key {
 const EVENT_WORK: usize = 64;
 
 /// How many problems are remembered: a part that is not whole has one.
-const MOST_PROBLEMS: usize = 64;
+pub(crate) const MOST_PROBLEMS: usize = 64;
 
 impl Player {
     /// At the beginning, before the first event.

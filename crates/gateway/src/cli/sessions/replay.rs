@@ -83,11 +83,11 @@ pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
         eprintln!("{RED}{left_out} recordings were left out{PLAIN}: too many came at once");
     }
     if played == 0 {
-        let why = match args.follow {
-            true => "nothing is going on there any more; without --follow, what was recorded is played",
-            false => "nothing is recorded there: only exec and attach are",
+        let (code, why) = match args.follow {
+            true => (1, "nothing is going on there any more; without --follow, what was recorded is played"),
+            false => (66, "nothing is recorded there: only exec and attach are"),
         };
-        return Err(Failure::new(1, why).into());
+        return Err(Failure::new(code, why).into());
     }
     Ok(())
 }
