@@ -14,7 +14,7 @@ const FRAME: Duration = Duration::from_millis(40);
 
 /// How much of one recording a page holds. Who is watched decides how large a terminal is, and what each cell looks like.
 const LIMITS: Limits =
-    Limits { size: 6 * 1024 * 1024, frames: 20_000, cells: 200_000_000, work: 500_000_000 };
+    Limits { size: 6 * 1024 * 1024, frames: 20_000, cells: 200_000_000, work: 200_000_000 };
 
 #[derive(Clone, Copy)]
 struct Limits {
