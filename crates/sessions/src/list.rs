@@ -208,7 +208,8 @@ mod tests {
         let log = Log::new();
         granted(&log, "long").await;
         request(&log, "long").await;
-        let since = log.now() + Duration::from_secs(60);
+        // Between its last two requests.
+        let since = log.now() + Duration::from_secs(150);
         for half in 0..2 {
             for nth in 0..15 {
                 let other = format!("g-{half}-{nth:02}");

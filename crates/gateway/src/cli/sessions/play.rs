@@ -341,6 +341,18 @@ mod tests {
     }
 
     #[test]
+    fn what_had_ended_before_its_turn_is_played_as_it_is_and_gives_way_to_the_next() {
+        let (made, mut show) = Made::new();
+        made.write(r#"[1,"o","one"]"#);
+        made.write(r#"[2,"x","0"]"#);
+        let view = show.look(SOON, Some(Standing::Next));
+        assert_eq!((shown(&show).as_str(), view.live, view.done), ("", false, false));
+        let view = show.look(Duration::from_secs(5), Some(Standing::Over));
+        assert_eq!((shown(&show).as_str(), view.next, view.done), ("one", None, false));
+        assert!(show.look(SOON, Some(Standing::Next)).done);
+    }
+
+    #[test]
     fn what_is_not_followed_stays_at_its_end_and_begins_again() {
         let (made, mut show) = Made::new();
         made.write(r#"[1,"o","one"]"#);
