@@ -15,7 +15,8 @@ const MOST: usize = 4096;
 
 /// Follows a session's recorded requests: what is going on when it is found, and what the log says from then on.
 ///
-/// Each comes once, in the order in which they began; one that has ended before its turn comes, too, as it ended.
+/// Each comes once, in the order in which they began; one that has ended before its turn comes, too, as it ended. Between its
+/// intent and the upstream's answer, an exec has no recording: it keeps its place, and those behind it need not wait for it.
 pub struct Following<I> {
     records: I,
     summary: Summary,
@@ -58,16 +59,29 @@ impl<I> Following<I> {
         self.waiting.push_back(step);
     }
 
-    /// The next whose turn it is, if one has come.
-    pub fn take_next(&mut self) -> Option<Step> {
-        let step = self.waiting.pop_front()?;
+    /// The next whose turn it is, if one has come whose recording `is_there`. Those that have ended without one are dropped.
+    pub fn take_next(&mut self, is_there: impl Fn(&Step) -> bool) -> Option<Step> {
+        self.drop_without(&is_there);
+        let at = self.waiting.iter().position(is_there)?;
+        let step = self.waiting.remove(at)?;
         (self.current, self.ended) = (Some(step.id), None);
         Some(step)
     }
 
-    /// Whether one waits for its turn.
-    pub fn has_next(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Whether one waits for its turn whose recording `is_there`.
+    pub fn has_next(&mut self, is_there: impl Fn(&Step) -> bool) -> bool {
+        self.drop_without(&is_there);
+        self.waiting.iter().any(is_there)
+    }
+
+    /// Whether this one waits for its turn, or for its recording to begin.
+    pub fn is_waiting(&self, id: AuditId) -> bool {
+        self.waiting.iter().any(|step| step.id == id)
+    }
+
+    /// What has ended and left no recording never will: the API server refused it, for instance.
+    fn drop_without(&mut self, is_there: &impl Fn(&Step) -> bool) {
+        self.waiting.retain(|step| step.is_running() || is_there(step));
     }
 
     /// Whether the log has no outcome of this one yet.
@@ -159,6 +173,7 @@ mod tests {
     use portcullis_core::{Channel, Event, EventKind};
 
     use super::*;
+    use crate::recording::Recording;
     use crate::step::State;
     use crate::tests::{Log, With, exit, grant, pass};
 
@@ -176,8 +191,12 @@ mod tests {
         let mut following = following(&log);
         following.add(log.step(first));
         following.look().unwrap();
-        assert_eq!(following.take_next().map(|step| (step.id, step.state)), Some((first, State::Running)));
-        assert!(following.is_running(first) && !following.has_next() && following.ended().is_none());
+        let there = |step: &Step| Recording::is_there(step, &log.reader());
+        assert_eq!(
+            following.take_next(there).map(|step| (step.id, step.state)),
+            Some((first, State::Running))
+        );
+        assert!(following.is_running(first) && !following.has_next(there) && following.ended().is_none());
 
         let (second, other) = log.stream(EXEC, With::default()).await;
         log.request("/pods/web", With::default()).await;
@@ -188,12 +207,36 @@ mod tests {
         assert!(!following.is_running(first) && !following.is_running(second));
         let ended = following.ended().unwrap();
         assert_eq!((ended.id, ended.stream.as_ref().unwrap().exit), (first, Some(0)));
-        let next = following.take_next().unwrap();
+        let next = following.take_next(there).unwrap();
         assert_eq!((next.id, next.state, next.stream.unwrap().exit), (second, State::Completed, Some(3)));
         // What is not recorded does not come, and nothing comes twice.
-        assert!(following.take_next().is_none() && following.ended().is_none());
+        assert!(following.take_next(there).is_none() && following.ended().is_none());
         following.look().unwrap();
-        assert!(following.take_next().is_none());
+        assert!(following.take_next(there).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_the_upstream_has_not_agreed_to_yet_keeps_its_place_until_it_is_known_how_it_ended() {
+        let log = Log::new();
+        log.request("/pods/web", With::default()).await;
+        let mut following = following(&log);
+        let (first, opened) = log.stream(EXEC, With::default()).await;
+        let (second, _other) = log.stream(EXEC, With::default()).await;
+        following.look().unwrap();
+        // Of the first, only the intent has been seen: its recording has not begun.
+        assert!(following.take_next(|_| false).is_none() && following.is_waiting(first));
+        let is_second = |step: &Step| step.id == second;
+        assert_eq!(following.take_next(is_second).map(|step| step.id), Some(second));
+        assert!(!following.has_next(|_| false) && following.is_waiting(first));
+        assert_eq!(following.take_next(|_| true).map(|step| step.id), Some(first));
+        exit(opened, 0).await;
+
+        // One that is refused has none, and is not waited for.
+        let refused = log.request(EXEC, With { status: 404, ..With::default() }).await;
+        following.look().unwrap();
+        assert!(following.is_waiting(refused));
+        let there = |step: &Step| Recording::is_there(step, &log.reader());
+        assert!(!following.has_next(there) && !following.is_waiting(refused));
     }
 
     #[tokio::test]
@@ -216,7 +259,8 @@ mod tests {
             exit(stage, 0).await;
             following.look().unwrap();
             assert!(following.is_over(log.now(), SESSION_IDLE), "{ends}");
-            assert!(following.take_next().is_some(), "what came is there all the same");
+            let there = |step: &Step| Recording::is_there(step, &log.reader());
+            assert!(following.take_next(there).is_some(), "what came is there all the same");
         }
         let log = Log::new();
         log.request("/pods/web", With::default()).await;

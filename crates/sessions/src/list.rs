@@ -24,8 +24,8 @@ pub struct SessionFilter {
 
 /// Gathers the sessions of the records it is shown, in bounded memory.
 ///
-/// Of more than 65,536, those go that are not wanted as they stand, and then the least recent. One that goes on after that is
-/// told from there on.
+/// Of more than 65,536, those go that are over by then, as far as the records tell, and not wanted; and then the least recent.
+/// One that goes on after that is told from there on, and a grant's is not called active.
 #[derive(Clone, Debug)]
 pub struct SessionList {
     sessions: HashMap<String, Summary>,
@@ -79,7 +79,7 @@ impl SessionList {
     /// The wanted sessions, newest first, and how many of them, the least recent, were dropped.
     #[must_use]
     pub fn finish(mut self) -> (Vec<Summary>, u64) {
-        self.drop_unwanted(&SessionFilter::is_met);
+        self.drop_unwanted(self.now, &SessionFilter::is_met);
         let mut sessions: Vec<Summary> = self.sessions.into_values().collect();
         sessions.sort_by(|a, b| b.began.cmp(&a.began).then_with(|| a.id.cmp(&b.id)));
         (sessions, self.dropped)
@@ -89,7 +89,8 @@ impl SessionList {
         let id = id?;
         if !self.sessions.contains_key(id) {
             if self.sessions.len() >= self.most {
-                self.drop_unwanted(&SessionFilter::may_be_met);
+                // As it stood then: what has expired since may have more records before it did.
+                self.drop_unwanted(time, &SessionFilter::may_be_met);
                 self.drop_oldest();
             }
             self.sessions.insert(id.to_owned(), Summary::new(id, time));
@@ -97,10 +98,10 @@ impl SessionList {
         self.sessions.get_mut(id)
     }
 
-    fn drop_unwanted(&mut self, is_wanted: &dyn Fn(&SessionFilter, &Summary) -> bool) {
-        let Self { sessions, filter, now, idle, .. } = self;
+    fn drop_unwanted(&mut self, at: Timestamp, is_wanted: &dyn Fn(&SessionFilter, &Summary) -> bool) {
+        let Self { sessions, filter, idle, .. } = self;
         sessions.retain(|_, session| {
-            session.judge(*now, *idle);
+            session.judge(at, *idle);
             // What the gateway asks itself, for dry runs, has a client of its own; nobody's work is in it.
             let worked = session.counts.requests > 0 || session.grant.is_some();
             worked && is_wanted(filter, session)
@@ -127,37 +128,46 @@ impl SessionList {
 impl SessionFilter {
     /// Whether the session, as it was [judged](Summary::judge), is wanted.
     fn is_met(&self, session: &Summary) -> bool {
-        self.user.as_deref().is_none_or(|user| session.is_of(user)) && self.is_met_in_time(session)
+        self.user.as_deref().is_none_or(|user| session.is_of(user))
+            && self.since.is_none_or(|since| session.last >= since)
+            && (!self.active || session.active)
     }
 
-    /// The same while more may come of whose session it is.
+    /// The same while more may come, also of whose session it is: only one that is over will not be seen later than it was.
     fn may_be_met(&self, session: &Summary) -> bool {
         let unknown = session.who.as_ref().is_none_or(|who| who.issuer.is_empty());
         (unknown || self.user.as_deref().is_none_or(|user| session.is_of(user)))
-            && self.is_met_in_time(session)
-    }
-
-    fn is_met_in_time(&self, session: &Summary) -> bool {
-        self.since.is_none_or(|since| session.last >= since) && (!self.active || session.active)
+            && (session.active || !self.active && self.since.is_none_or(|since| session.last >= since))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use portcullis_audit::SESSION_IDLE;
-    use portcullis_core::Grant;
+    use portcullis_core::{Event, EventKind, Grant};
 
     use super::*;
     use crate::tests::{Log, With, grant};
 
     fn list(log: &Log, most: usize, filter: SessionFilter) -> (Vec<String>, u64) {
+        let (sessions, dropped) = summaries(log, most, filter);
+        (sessions.into_iter().map(|session| session.id).collect(), dropped)
+    }
+
+    fn summaries(log: &Log, most: usize, filter: SessionFilter) -> (Vec<Summary>, u64) {
         let mut list = SessionList { most, ..SessionList::new(log.now(), SESSION_IDLE).only(filter) };
         for stored in log.reader().records(0).unwrap() {
             list.record(&stored.unwrap());
             assert!(list.sessions.len() <= most);
         }
-        let (sessions, dropped) = list.finish();
-        (sessions.into_iter().map(|session| session.id).collect(), dropped)
+        list.finish()
+    }
+
+    /// It is issued, for a quarter of an hour.
+    async fn granted(log: &Log, id: &str) {
+        let expires = log.now() + Duration::from_secs(900);
+        let event = Event::new(EventKind::Granted).grant(id).with("profile", "deploy");
+        log.event(event.with("expiresAt", expires.to_string())).await;
     }
 
     async fn request(log: &Log, id: &str) {
@@ -173,13 +183,11 @@ mod tests {
         for nth in 0..30 {
             // All at one time, so that only their ids tell which goes.
             request(&log, &format!("g-{nth:02}")).await;
-            log.event(
-                portcullis_core::Event::new(portcullis_core::EventKind::Revoked).grant(format!("g-{nth:02}")),
-            )
-            .await;
+            log.event(Event::new(EventKind::Revoked).grant(format!("g-{nth:02}"))).await;
         }
         let since = log.now() + Duration::from_secs(60);
         log.advance(Duration::from_secs(90));
+        granted(&log, "late").await;
         request(&log, "late").await;
 
         let (ids, dropped) = list(&log, 20, SessionFilter::default());
@@ -193,5 +201,38 @@ mod tests {
         let nobody = SessionFilter { user: Some("nobody".into()), ..SessionFilter::default() };
         assert_eq!(list(&log, 20, nobody), (vec![], 0));
         drop(held);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_a_grant_that_has_expired_since_is_neither_cut_in_two_nor_called_active() {
+        let log = Log::new();
+        granted(&log, "long").await;
+        request(&log, "long").await;
+        // Between its last two requests.
+        let since = log.now() + Duration::from_secs(150);
+        for half in 0..2 {
+            for nth in 0..15 {
+                let other = format!("g-{half}-{nth:02}");
+                request(&log, &other).await;
+                log.event(Event::new(EventKind::Revoked).grant(other)).await;
+            }
+            log.advance(Duration::from_secs(100));
+            request(&log, "long").await;
+        }
+        // Of this one, the record of its issue is not there.
+        request(&log, "unknown").await;
+
+        let active = SessionFilter { active: true, ..SessionFilter::default() };
+        let recent = SessionFilter { since: Some(since), ..SessionFilter::default() };
+        assert_eq!(list(&log, 20, active.clone()), (vec!["long".into()], 0));
+        log.advance(Duration::from_secs(900));
+        assert_eq!(list(&log, 20, active), (vec![], 0));
+        let (sessions, dropped) = summaries(&log, 20, recent);
+        let long = sessions.iter().find(|session| session.id == "long").unwrap();
+        assert_eq!((long.counts.requests, dropped), (3, 0));
+        assert!(long.grant.as_ref().unwrap().expires.is_some());
+        let standings = ["long", "unknown"]
+            .map(|id| crate::words::standing(sessions.iter().find(|session| session.id == id).unwrap()));
+        assert_eq!(standings, ["expired", "ended"]);
     }
 }

@@ -23,6 +23,8 @@ pub struct Player {
     fresh: bool,
     /// The event to be played next, once it has been looked at.
     next: Option<Event>,
+    /// How many bytes of `next` are on the screen already, if it is output.
+    drawn: usize,
     /// Where `next` was read from.
     before_next: Position,
     exit: Option<String>,
@@ -43,8 +45,11 @@ struct Key {
     returned: bool,
 }
 
+/// What reading an event counts as, in cells.
+const EVENT_WORK: usize = 64;
+
 /// How many problems are remembered: a part that is not whole has one.
-const MOST_PROBLEMS: usize = 64;
+pub(crate) const MOST_PROBLEMS: usize = 64;
 
 impl Player {
     /// At the beginning, before the first event.
@@ -57,6 +62,7 @@ impl Player {
             time: Duration::ZERO,
             fresh: true,
             next: None,
+            drawn: 0,
             before_next: Position::default(),
             exit: None,
             problems: Vec::new(),
@@ -100,12 +106,37 @@ impl Player {
         self.next.as_ref().map(|event| event.time)
     }
 
+    /// The stream is over, and all that is written has been played: if the recording has no end, that is a problem to be played
+    /// now, and nothing more can follow.
+    pub fn complete(&mut self) {
+        if !self.recording.is_complete() {
+            self.playback.complete();
+            self.recording = self.playback.recording().clone();
+        }
+    }
+
     /// Plays the next event, and returns it; `None` at the end of what is written.
     pub fn step(&mut self) -> Option<Event> {
+        let mut unbounded = usize::MAX;
+        self.play_some(&mut unbounded)
+    }
+
+    /// As [`step`](Self::step), but stops after about so much work, in cells. Whether the event is played; if not, it is played on
+    /// when asked again, to whatever time that is.
+    pub fn step_within(&mut self, mut work: usize) -> bool {
+        self.play_some(&mut work);
+        self.drawn == 0
+    }
+
+    /// Plays as much of the next event as `work` allows, and lessens it by what was done; returns the event once all is played.
+    fn play_some(&mut self, work: &mut usize) -> Option<Event> {
         self.next_time()?;
         let event = self.next.take()?;
-        self.keep_key();
-        self.time = event.time;
+        if self.drawn == 0 {
+            self.keep_key();
+            self.time = event.time;
+            *work = work.saturating_sub(self.effort(&event.kind));
+        }
         match &event.kind {
             EventKind::Begin(header) if self.fresh => {
                 self.fresh = false;
@@ -114,8 +145,16 @@ impl Player {
             EventKind::Begin(header) => self.screen.resize(header.size),
             EventKind::Resize(columns, rows) => self.screen.resize((*columns, *rows)),
             EventKind::Output(_, text) => {
-                self.screen.output(text);
-                self.since_key += text.len() as u64;
+                let rest = &text[self.drawn..];
+                // Something is done whenever it is asked for.
+                *work = (*work).max(1);
+                let taken = self.screen.output_within(rest, work, |_, _| ());
+                self.since_key += taken as u64;
+                self.drawn += taken;
+                if taken < rest.len() {
+                    self.next = Some(event);
+                    return None;
+                }
             }
             EventKind::Exit(exit) => self.exit = Some(exit.clone()),
             EventKind::Problem(what) => {
@@ -125,21 +164,50 @@ impl Player {
             }
             EventKind::Input(_) => {}
         }
+        self.drawn = 0;
         Some(event)
     }
 
-    /// Goes to `time`: every event up to it has been played then. Past the end, to the end.
+    /// What an event takes besides what output does to the screen.
+    fn effort(&self, kind: &EventKind) -> usize {
+        match kind {
+            EventKind::Begin(_) | EventKind::Resize(..) => {
+                let (columns, rows) = self.screen.size();
+                EVENT_WORK + columns * rows
+            }
+            EventKind::Input(text) => EVENT_WORK + text.len(),
+            _ => EVENT_WORK,
+        }
+    }
+
+    /// Goes to `time`: every event up to it has been played then. Past the end, to the end. How long that takes, who was watched
+    /// decides: see [`seek_within`](Self::seek_within).
     pub fn seek(&mut self, time: Duration) {
+        self.seek_within(time, usize::MAX);
+    }
+
+    /// As [`seek`](Self::seek), but stops on the way after about so much work, in cells. Whether it is there; if not, ask again.
+    pub fn seek_within(&mut self, time: Duration, mut work: usize) -> bool {
         if time < self.time {
             self.go_back(time);
         }
-        while self.next_time().is_some_and(|next| next <= time) {
-            self.step();
-        }
+        let there = self.play_while(|next| next <= time, &mut work);
         // Between two events, or past the last.
-        if self.next_time().is_some() {
+        if there && self.next_time().is_some() {
             self.time = time;
         }
+        there
+    }
+
+    /// Plays the events at times that are `wanted`, as far as `work` allows; whether all were.
+    pub(crate) fn play_while(&mut self, wanted: impl Fn(Duration) -> bool, work: &mut usize) -> bool {
+        while self.drawn > 0 || self.next_time().is_some_and(&wanted) {
+            if *work == 0 {
+                return false;
+            }
+            self.play_some(work);
+        }
+        true
     }
 
     /// Goes to the last key frame that is not after `time`.
@@ -154,6 +222,7 @@ impl Player {
         self.playback = Playback::at(self.recording.clone(), position);
         self.fresh = key.is_none();
         self.next = None;
+        self.drawn = 0;
         self.exit = None;
         self.since_key = 0;
     }

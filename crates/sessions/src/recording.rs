@@ -61,6 +61,14 @@ impl std::fmt::Display for Integrity {
 }
 
 impl Recording {
+    /// Whether something of a request is recorded by now, as far as the step tells and its first file shows. Of one that is
+    /// running, ask again later: its recording begins once the upstream has agreed.
+    #[must_use]
+    pub fn is_there(step: &Step, reader: &AuditReader) -> bool {
+        step.stream.as_ref().is_some_and(|stream| !stream.recording.is_empty())
+            || is_session(step) && reader.recording(&first_part(step.id)).is_file()
+    }
+
     /// The recording of a request; `None` if it has none.
     #[must_use]
     pub fn of(step: &Step, reader: &AuditReader) -> Option<Self> {
@@ -88,8 +96,7 @@ impl Recording {
             tty,
             log: log.map(|first| (first, 0)),
         };
-        let is_session = matches!(step.resource.as_str(), "pods/exec" | "pods/attach");
-        if is_session && (!ended || recording.parts.is_empty()) {
+        if is_session(step) && (!ended || recording.parts.is_empty()) {
             // Nothing or not everything is on record: what lies there is looked for.
             while recording.find_next() {}
         }
@@ -106,6 +113,11 @@ impl Recording {
     #[must_use]
     pub fn is_tty(&self) -> bool {
         self.tty
+    }
+
+    /// Whether nothing can follow any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Compares its files with the log. Reads all of them.
@@ -136,7 +148,7 @@ impl Recording {
     /// Adds the part that has begun after the last one known, if there is one.
     fn find_next(&mut self) -> bool {
         let name = match self.parts.len() {
-            0 => format!("{}.cast", self.id),
+            0 => first_part(self.id),
             MOST_PARTS.. => return false,
             known => format!("{}.{}.cast", self.id, known + 1),
         };
@@ -201,6 +213,15 @@ impl Recording {
     }
 }
 
+/// Whether it may have a recording.
+fn is_session(step: &Step) -> bool {
+    matches!(step.resource.as_str(), "pods/exec" | "pods/attach")
+}
+
+fn first_part(id: AuditId) -> String {
+    format!("{id}.cast")
+}
+
 /// Whether the command in words asked for a terminal: `exec web -it -- sh`. Until a stream ends, nothing else tells.
 fn is_terminal(command: &str) -> bool {
     let options = command.split(" -- ").next().unwrap_or_default();
@@ -261,6 +282,11 @@ impl Playback {
     /// The stream is over, and all that was written has been read: if the recording has no end, that is said now.
     pub(crate) fn complete(&mut self) {
         self.recording.complete = true;
+    }
+
+    /// The recording, with all parts that were found so far.
+    pub(crate) fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     /// The next event; `None` at the end of what is written. Of a stream that is still open, ask again later.

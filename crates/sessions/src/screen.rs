@@ -3,7 +3,10 @@
 //! **Invariant.** What comes out are characters that are [plain](crate::clean::is_plain), their colours and attributes, and
 //! nothing else. Whatever escape sequences were recorded (titles, clipboard writes, queries, links) ends in the emulator.
 
-use avt::{Color as AvtColor, Line as AvtLine, Observation, Observer, Pen, Terminal};
+use std::cell::Cell;
+
+use avt::parser::{AnsiMode, AnsiModes, DecMode, DecModes, Function};
+use avt::{Color as AvtColor, Line as AvtLine, Observation, Observer, Operation, Pen, Terminal};
 use serde::Serialize;
 
 use crate::clean;
@@ -127,6 +130,8 @@ pub struct Screen {
     tty: bool,
     /// Whether the output so far ended with a carriage return.
     returned: bool,
+    /// Whether what is printed moves the rest of its line.
+    inserting: bool,
 }
 
 impl Screen {
@@ -135,14 +140,15 @@ impl Screen {
     #[expect(clippy::expect_used, reason = "only a size of 0 is refused")]
     pub fn new((columns, rows): (u16, u16), tty: bool) -> Self {
         let terminal = Terminal::new(usize::from(columns.max(1)), usize::from(rows.max(1)));
-        Self { terminal: terminal.expect("the size is not 0"), tty, returned: false }
+        Self { terminal: terminal.expect("the size is not 0"), tty, returned: false, inserting: false }
     }
 
     /// A screen that shows what `dump` tells.
     pub(crate) fn restored(size: (u16, u16), tty: bool, returned: bool, dump: &str) -> Self {
-        let mut screen = Self::new(size, tty);
-        screen.terminal.feed(dump);
-        screen.returned = returned;
+        // The dump is a terminal's, whatever the recording is of.
+        let mut screen = Self::new(size, true);
+        screen.output(dump);
+        (screen.tty, screen.returned) = (tty, returned);
         screen
     }
 
@@ -158,19 +164,36 @@ impl Screen {
 
     /// As [`output`](Self::output), and says which lines have left the screen upwards, and whether each goes on in the next.
     pub fn output_with(&mut self, text: &str, left: impl FnMut(&str, bool)) {
-        let observer = Evicted(left);
-        if self.tty {
-            self.terminal.feed_with(text, observer);
-        } else {
-            let mut returned = self.returned;
-            let characters = text.chars().flat_map(|character| {
-                let bare = character == '\n' && !returned;
-                returned = character == '\r';
-                bare.then_some('\r').into_iter().chain([character])
-            });
-            self.terminal.feed_with(characters, observer);
-            self.returned = text.ends_with('\r');
-        }
+        let mut unbounded = usize::MAX;
+        self.output_within(text, &mut unbounded, left);
+    }
+
+    /// As [`output_with`](Self::output_with), but ends once `work` is used up, which it lessens; returns how many bytes were
+    /// taken. The rest is for the next time.
+    ///
+    /// Work is counted in cells, about: a few characters can say to print one 65,535 times, or to clear a screen of 131,072
+    /// cells, and whoever is watched decides how often. What one control sequence does is not divided.
+    pub(crate) fn output_within(
+        &mut self,
+        text: &str,
+        work: &mut usize,
+        left: impl FnMut(&str, bool),
+    ) -> usize {
+        let Self { terminal, tty, returned, inserting } = self;
+        let (columns, rows) = terminal.size();
+        let (most, done) = (*work, Cell::new(0_usize));
+        let observer = Watch { left, done: &done, inserting, columns, cells: columns * rows };
+        let mut taken = 0;
+        let characters = text.chars().take_while(|_| done.get() < most).flat_map(|character| {
+            done.set(done.get() + 1);
+            taken += character.len_utf8();
+            let bare = character == '\n' && !*tty && !*returned;
+            *returned = character == '\r';
+            bare.then_some('\r').into_iter().chain([character])
+        });
+        terminal.feed_with(characters, observer);
+        *work = most.saturating_sub(done.get());
+        taken
     }
 
     /// The terminal has this size now.
@@ -180,7 +203,10 @@ impl Screen {
 
     /// As [`resize`](Self::resize), and says which lines have left the screen.
     pub fn resize_with(&mut self, (columns, rows): (u16, u16), left: impl FnMut(&str, bool)) {
-        self.terminal.resize_with(usize::from(columns), usize::from(rows), Evicted(left));
+        let (columns, rows) = (usize::from(columns), usize::from(rows));
+        let (done, cells) = (Cell::new(0), columns * rows);
+        let observer = Watch { left, done: &done, inserting: &mut self.inserting, columns, cells };
+        self.terminal.resize_with(columns, rows, observer);
     }
 
     /// Its size, in columns and rows.
@@ -225,13 +251,67 @@ fn text(line: &AvtLine) -> String {
     if line.is_wrapped() { text } else { text.trim_end_matches(' ').to_owned() }
 }
 
-struct Evicted<F>(F);
+/// Sees what a terminal does: which lines leave it, and how much work that is.
+struct Watch<'a, F> {
+    left: F,
+    done: &'a Cell<usize>,
+    inserting: &'a mut bool,
+    columns: usize,
+    cells: usize,
+}
 
-impl<F: FnMut(&str, bool)> Observer for Evicted<F> {
+impl<F> Watch<'_, F> {
+    /// What a control sequence does beyond the rows that it marks as changed.
+    fn work(&mut self, function: &Function) -> usize {
+        use Function as Do;
+        let inserts = |modes: &AnsiModes| modes.as_slice().contains(&AnsiMode::Insert);
+        match function {
+            Do::Print(_) if *self.inserting => self.columns,
+            Do::Rep(times) if *self.inserting => usize::from(*times) * self.columns,
+            Do::Lf | Do::Nel | Do::Ri | Do::Ich(_) | Do::Dch(_) | Do::Ech(_) | Do::El(_) => self.columns,
+            Do::Ed(_) | Do::Su(_) | Do::Sd(_) | Do::Il(_) | Do::Dl(_) | Do::Decaln => self.cells,
+            Do::Decset(modes) | Do::Decrst(modes) => changes_of_screen(modes) * self.cells,
+            Do::Sm(modes) => {
+                *self.inserting |= inserts(modes);
+                0
+            }
+            Do::Rm(modes) => {
+                *self.inserting &= !inserts(modes);
+                0
+            }
+            Do::Ris | Do::Decstr => {
+                *self.inserting = false;
+                self.cells
+            }
+            _ => 0,
+        }
+    }
+}
+
+fn changes_of_screen(modes: &DecModes) -> usize {
+    let changes =
+        |mode: &&DecMode| matches!(mode, DecMode::AltScreenBuffer | DecMode::SaveCursorAltScreenBuffer);
+    modes.as_slice().iter().filter(changes).count()
+}
+
+impl<F: FnMut(&str, bool)> Observer for Watch<'_, F> {
     type Output = ();
 
+    fn before(&mut self, _: &mut Observation<'_>, operation: &Operation) {
+        let work = match operation {
+            Operation::Function(function) => self.work(function),
+            Operation::Resize { .. } => self.cells,
+        };
+        self.done.set(self.done.get() + work);
+    }
+
+    /// A row for each character printed, all that move for a line feed on the last.
+    fn dirty(&mut self, rows: std::ops::Range<usize>) {
+        self.done.set(self.done.get() + rows.len());
+    }
+
     fn evicted(&mut self, _: &mut Observation<'_>, line: &AvtLine) {
-        (self.0)(&text(line), line.is_wrapped());
+        (self.left)(&text(line), line.is_wrapped());
     }
 
     fn end(&mut self, _: &mut Observation<'_>) {}
@@ -284,6 +364,45 @@ mod tests {
         screen.output_with("1\n22222\n3\n", |line, goes_on| left.push((line.to_owned(), goes_on)));
         assert_eq!(left, [("1".into(), false), ("2222".into(), true), ("2".into(), false)]);
         assert_eq!(screen.remaining_text(), [("3".into(), false)]);
+    }
+
+    #[test]
+    fn few_characters_that_make_much_work_are_counted_as_what_they_do() {
+        let check = |text: &str, least: usize| {
+            let mut screen = Screen::new((100, 50), true);
+            let mut work = usize::MAX;
+            assert_eq!(screen.output_within(text, &mut work, |_, _| ()), text.len());
+            let done = usize::MAX - work;
+            assert!(done >= least && done < 4 * least + 100, "{text:?}: {done}");
+        };
+        check("x", 1);
+        check("x\u{1b}[65535b", 65_535);
+        check("\u{1b}[4hx\u{1b}[1000b", 100_000);
+        check("\u{1b}[4h\u{1b}[4lx\u{1b}[1000b", 1000);
+        for clears in ["\u{1b}[2J", "\u{1b}[J", "\u{1b}c", "\u{1b}[9L", "\u{1b}[?1049h", "\u{9b}9S"] {
+            check(&clears.repeat(10), 10 * 100 * 50);
+        }
+        check(&"\n".repeat(1000), 1000 * 100);
+        check(&format!("\u{1b}]0;{}\u{7}", "x".repeat(5000)), 5000);
+    }
+
+    #[test]
+    fn however_output_is_divided_it_shows_the_same() {
+        let text = "one\r\n\u{1b}[1;31mtwo\u{1b}[0m\u{1b}[30b\n\u{1b}[4hthree\u{1b}[2D\n\n\nfour";
+        for tty in [true, false] {
+            let mut whole = Screen::new((20, 4), tty);
+            whole.output(text);
+            for most in 1..50 {
+                let (mut screen, mut rest) = (Screen::new((20, 4), tty), text);
+                while !rest.is_empty() {
+                    let mut work = most;
+                    let taken = screen.output_within(rest, &mut work, |_, _| ());
+                    assert!(taken > 0);
+                    rest = &rest[taken..];
+                }
+                assert_eq!((screen.lines(), screen.cursor()), (whole.lines(), whole.cursor()));
+            }
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct Summary {
     /// The session's id: its grant's, if it is one.
     pub id: String,
-    /// Whether requests may still come: some are open; or the grant has neither ended nor expired; or, without a grant, the
-    /// client has not paused for long.
+    /// Whether requests may still come: some are open; or the grant is known to have been issued, and has neither ended nor
+    /// expired; or, without a grant, the client has not paused for long.
     pub active: bool,
     /// Who.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,7 +225,12 @@ impl Summary {
     /// Says whether it is active at `now`, if a client's session ends after a pause of `idle`.
     pub(crate) fn judge(&mut self, now: Timestamp, idle: Duration) {
         let may_go_on = match &self.grant {
-            Some(grant) => grant.revoked.is_none() && grant.expires.is_none_or(|expires| now < expires),
+            // Without the record of its issue nothing tells when it expires: it is not said to be going on for ever.
+            Some(grant) => {
+                grant.granted.is_some()
+                    && grant.revoked.is_none()
+                    && grant.expires.is_none_or(|expires| now < expires)
+            }
             None => now.duration_since(self.last).unsigned_abs() <= idle || now < self.last,
         };
         self.active = self.counts.open > 0 || may_go_on;

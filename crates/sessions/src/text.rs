@@ -8,8 +8,9 @@ use crate::clean;
 use crate::recording::Recording;
 use crate::screen::Screen;
 
-/// How many characters a screen takes before what left it is told.
-const AT_ONCE: usize = 4096;
+/// How much a screen does before what left it is told, in cells: few characters can say to repeat one often, and what many say
+/// is not gathered.
+const AT_ONCE: usize = 65_536;
 
 /// How a recording ended, once it has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub struct TextEnd {
 ///
 /// Of a terminal, these are the lines that were on its screen, as they leave it, and what is left at the end; what a
 /// full-screen program drew is not among them. Without a terminal it is what the command wrote to either output.
+///
+/// Of a terminal's output `each` is asked after every 65,536 cells drawn, about, with an empty piece if no line has left the
+/// screen: who is watched decides how much there is to draw.
 ///
 /// # Errors
 /// What `each` fails with.
@@ -57,7 +61,7 @@ fn read(
     let (mut playback, mut end) = (recording.play(), TextEnd::default());
     let mut screen: Option<Screen> = None;
     let mut pieces = Pieces::default();
-    let mut over = false;
+    let (mut over, mut room) = (false, AT_ONCE);
     loop {
         let Some(event) = playback.next_event() else {
             let Some(go_on) = wait.as_mut().filter(|_| !playback.has_exited()) else { break };
@@ -86,13 +90,17 @@ fn read(
             }
             EventKind::Output(from, written) => match &mut screen {
                 Some(screen) => {
-                    // Few characters can say to repeat one often: what many say is not gathered.
-                    let characters: Vec<char> = written.chars().collect();
-                    for some in characters.chunks(AT_ONCE) {
+                    let mut rest = written.as_str();
+                    while !rest.is_empty() {
                         let mut text = String::new();
-                        let some = String::from_iter(some);
-                        screen.output_with(&some, |line, goes_on| leave(&mut text, line, goes_on));
-                        if !text.is_empty() && each(source, &text)?.is_break() {
+                        let left = |line: &str, goes_on: bool| leave(&mut text, line, goes_on);
+                        let taken = screen.output_within(rest, &mut room, left);
+                        rest = &rest[taken..];
+                        let used_up = room == 0;
+                        if used_up {
+                            room = AT_ONCE;
+                        }
+                        if (used_up || !text.is_empty()) && each(source, &text)?.is_break() {
                             end.stopped = true;
                             return Ok(end);
                         }

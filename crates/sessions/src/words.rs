@@ -57,8 +57,9 @@ pub fn standing(session: &Summary) -> &'static str {
     match &session.grant {
         _ if session.active => "active",
         Some(grant) if grant.revoked.is_some() => "revoked",
-        Some(_) => "expired",
-        None => "ended",
+        Some(grant) if grant.expires.is_some() => "expired",
+        // Of a grant whose issue is not on record (any more), nobody knows when it expired.
+        _ => "ended",
     }
 }
 

@@ -7,18 +7,21 @@ use serde_json::json;
 use super::ExportError;
 use crate::cast::{EventKind, Header, Source};
 use crate::clean;
+use crate::player::MOST_PROBLEMS;
 use crate::recording::Recording;
 
 /// Writes the recording as one asciicast v2: its parts joined, sizes as resize events, `"s"` and `"x"` kept.
 ///
-/// What cannot be read of it is a marker, which players show.
+/// What cannot be read of it is a marker, which players show; and is returned, of many the first 64: then the export is
+/// not whole. That the files are what the log says, this does not tell: [`Recording::check`] does.
 ///
 /// Lines are harmless on a terminal, but **what a player draws from them need not be**: `asciinema play` writes recorded
 /// escape sequences to the terminal it runs in.
 ///
 /// # Errors
 /// [`ExportError`].
-pub fn asciicast(out: &mut impl Write, recording: &Recording) -> Result<(), ExportError> {
+pub fn asciicast(out: &mut impl Write, recording: &Recording) -> Result<Vec<String>, ExportError> {
+    let mut problems = Vec::new();
     let (mut playback, mut size, mut source) = (recording.play(), None, Source::Stdout);
     while let Some(event) = playback.next_event() {
         let seconds = event.time.as_secs_f64();
@@ -55,8 +58,13 @@ pub fn asciicast(out: &mut impl Write, recording: &Recording) -> Result<(), Expo
             EventKind::Input(text) => line(&json!([seconds, "i", text]))?,
             EventKind::Exit(exit) => line(&json!([seconds, "x", exit]))?,
             // A marker: players show where it is, and nothing is lost.
-            EventKind::Problem(what) => line(&json!([seconds, "m", what]))?,
+            EventKind::Problem(what) => {
+                line(&json!([seconds, "m", what]))?;
+                if problems.len() < MOST_PROBLEMS {
+                    problems.push(what);
+                }
+            }
         }
     }
-    Ok(())
+    Ok(problems)
 }

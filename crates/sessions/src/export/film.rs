@@ -13,15 +13,18 @@ use crate::screen::{Colour, Line, Style};
 const FRAME: Duration = Duration::from_millis(40);
 
 /// How much of one recording a page holds. Who is watched decides how large a terminal is, and what each cell looks like.
-const LIMITS: Limits = Limits { size: 6 * 1024 * 1024, frames: 20_000, cells: 200_000_000 };
+const LIMITS: Limits =
+    Limits { size: 6 * 1024 * 1024, frames: 20_000, cells: 200_000_000, work: 200_000_000 };
 
 #[derive(Clone, Copy)]
 struct Limits {
     /// At most so many bytes in the page, as they stand there.
     size: usize,
     frames: usize,
-    /// How many cells are looked at, in all frames together: what bounds the time it takes.
+    /// How many cells are looked at, in all frames together: with `work`, what bounds the time it takes.
     cells: usize,
+    /// How much is drawn, in cells: a few characters can ask for a great many.
+    work: usize,
 }
 
 /// What things take in the page at most, in bytes, besides their text. For a piece also about what it takes in memory.
@@ -86,10 +89,12 @@ impl Film {
     fn within(limits: Limits, recording: Recording) -> Self {
         let mut shooting = Shooting { room: limits.size, ..Shooting::default() };
         let mut player = Player::new(recording);
+        let mut work = limits.work;
         while let Some(begins) = player.next_time() {
             let ends = begins.saturating_add(FRAME);
-            while player.next_time().is_some_and(|next| next < ends) {
-                player.step();
+            if !player.play_while(|next| next < ends, &mut work) {
+                shooting.film.truncated = true;
+                break;
             }
             let (columns, rows) = player.screen().size();
             shooting.cells += columns * rows;
@@ -322,5 +327,18 @@ mod tests {
         check(Limits { frames: 10, ..LIMITS }, true, 10).await;
         check(Limits { cells: 11 * 80 * 24, ..LIMITS }, false, 11).await;
         check(Limits { cells: 11 * 80 * 24 - 1, ..LIMITS }, true, 10).await;
+    }
+
+    #[tokio::test]
+    async fn how_much_is_drawn_is_bounded_however_few_characters_ask_for_it() {
+        for much in ["x\x1b[65535b", "\x1b[2J", "\x1b[4hx\x1b[999b"] {
+            let limits = Limits { work: 3_000_000, ..LIMITS };
+            let (film, _) = film(limits, (200, 100), 40, |_| much.repeat(10)).await;
+            assert!(
+                film.truncated && (1..40).contains(&film.frames.len()),
+                "{much:?}: {}",
+                film.frames.len()
+            );
+        }
     }
 }

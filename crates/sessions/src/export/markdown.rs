@@ -18,6 +18,9 @@ use crate::words;
 /// How much of one recording's text is shown: so many bytes of the document.
 const TEXT_LIMIT: usize = 64 * 1024;
 
+/// How often a terminal may draw 65,536 cells of which no line remains: with the limit above, what bounds the time it takes.
+const MOST_EMPTY: usize = 4096;
+
 /// Writes the session as Markdown (CommonMark, with GitHub's tables), with the text of its recordings.
 ///
 /// # Errors
@@ -105,8 +108,11 @@ fn request(out: &mut impl Write, step: &Step, reader: &AuditReader) -> Result<()
     }
     let Some(recording) = Recording::of(step, reader) else { return Ok(()) };
     let mut block = Block::default();
+    let mut empty = 0;
     let end = read_text(&recording, |_, piece| {
-        Ok(if block.push(piece) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        empty += usize::from(piece.is_empty());
+        let more = block.push(piece) && empty < MOST_EMPTY;
+        Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     writeln!(out, "  - {}\n", code(&recording.check().to_string()))?;
     block.write(out)?;

@@ -185,7 +185,8 @@ async fn to_whatever_time_one_goes_the_screen_is_the_one_that_was_there() {
     for _ in 0..40 {
         seconds = (seconds * 7919 + 13) % 215;
         let time = Duration::from_millis(seconds * 1000 + 50);
-        player.seek(time);
+        // In whatever pieces.
+        while !player.seek_within(time, 3000) {}
         let mut fresh = Player::new(recording.clone());
         while fresh.next_time().is_some_and(|next| next <= time) {
             fresh.step();
@@ -245,7 +246,7 @@ async fn an_export_as_asciicast_is_the_recording_in_one() {
     exit(stage, 3).await;
     let recording = Recording::of(&log.step(id), &log.reader()).unwrap();
     let mut out = Vec::new();
-    crate::export::asciicast(&mut out, &recording).unwrap();
+    assert!(crate::export::asciicast(&mut out, &recording).unwrap().is_empty());
     let text = String::from_utf8(out).unwrap();
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -388,7 +389,8 @@ async fn without_the_key_an_export_says_so_and_goes_on() {
     assert!(text.contains("the recording cannot be read: ") && text.contains("not whole: "), "{text}");
     // A player is told, and shown nothing.
     let mut cast = Vec::new();
-    crate::export::asciicast(&mut cast, &recording).unwrap();
+    let problems = crate::export::asciicast(&mut cast, &recording).unwrap();
+    assert!(problems.len() == 1 && problems[0].contains("which is not there"), "{problems:?}");
     let cast = String::from_utf8(cast).unwrap();
     let lines: Vec<serde_json::Value> =
         cast.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -486,4 +488,29 @@ async fn who_follows_what_never_ends_in_good_order_is_told_so_and_who_does_not_i
     assert_eq!((text.as_str(), end.problems), ("first\n", vec![format!("{id}.cast: it breaks off here")]));
     let end = read_text(&recording, |_, _| Ok(ControlFlow::Continue(()))).unwrap();
     assert_eq!(end, crate::TextEnd::default());
+}
+
+#[tokio::test]
+async fn a_player_that_is_told_that_nothing_more_comes_says_where_it_breaks_off_and_keeps_all_parts() {
+    let log = Log::with(|options| options.recording_part(200).recording_limit(100_000));
+    let (id, mut stage) =
+        log.stream("/pods/web/exec?command=sh", With { tty: true, ..With::default() }).await;
+    pass(&mut *stage, Channel::Stdout, "line 0\r\n");
+    let mut player = Player::new(Recording::of(&log.step(id), &log.reader()).unwrap());
+    player.seek(Duration::MAX);
+    for line in 1..20 {
+        log.advance(Duration::from_secs(1));
+        pass(&mut *stage, Channel::Stdout, format!("line {line}\r\n"));
+    }
+    player.seek(Duration::MAX);
+    let shown = player.screen().lines();
+    assert_eq!((shown[19].text().as_str(), player.problems().len()), ("line 19", 0));
+    player.complete();
+    for _ in 0..2 {
+        player.seek(Duration::MAX);
+        assert_eq!(player.screen().lines(), shown);
+        assert!(player.problems().len() == 1 && player.problems()[0].contains("it breaks off here"));
+        player.seek(Duration::ZERO);
+        assert_eq!(player.screen().lines()[1].text(), "");
+    }
 }

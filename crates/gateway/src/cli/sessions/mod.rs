@@ -8,6 +8,9 @@ mod show;
 mod terminal;
 mod transport;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::ErrorKind;
 
 use clap::Subcommand;
@@ -69,7 +72,7 @@ impl Found {
         let nothing = || {
             let id = portcullis_sessions::clean::line(id);
             Failure::new(
-                1,
+                66,
                 format!(
                     "the log has no session and no request {id}: `portcullis sessions list` shows what it has"
                 ),

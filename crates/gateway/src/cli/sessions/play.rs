@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis_sessions::{Player, Recording};
+use portcullis_sessions::{Player, Recording, Step, words};
 use tokio::time::Instant;
 
 use super::terminal::{Terminal, Wish};
@@ -19,6 +19,10 @@ pub(super) enum After {
 /// How often the keyboard and signals are looked at, at least.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How much is drawn between two looks, in cells: some hundredths of a second. Who is watched decides how much there is to draw,
+/// and could keep us from the keyboard for hours.
+const WORK: usize = 1_000_000;
+
 /// How it stands with the stream whose recording is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -30,28 +34,36 @@ pub(super) enum Standing {
     Next,
 }
 
+/// Says how it stands with the stream, and how it has ended since.
+pub(super) type Follow<'a> = dyn FnMut() -> Result<(Standing, Option<String>), CliError> + 'a;
+
 /// Plays until the person wants something else. With `follow`, as long as the stream is running, what is written is shown as it
 /// comes, from where it is now; then its end stays, until another waits.
 pub(super) fn play(
     terminal: &mut Terminal,
-    recording: Recording,
-    title: &str,
-    transport: Transport,
-    mut follow: Option<&mut dyn FnMut() -> Result<Standing, CliError>>,
+    mut show: Show,
+    mut follow: Option<&mut Follow<'_>>,
 ) -> Result<After, CliError> {
-    let mut show = Show::new(recording, transport);
     let mut before = Instant::now();
     loop {
-        let standing = follow.as_mut().map(|follow| follow()).transpose()?;
+        let mut standing = None;
+        if let Some(follow) = &mut follow {
+            let (stands, result) = follow()?;
+            show.result = result.or(show.result);
+            standing = Some(stands);
+        }
         let now = Instant::now();
         let view = show.look(now - before, standing);
         before = now;
-        let status = status(&show, title, view);
+        let status = status(&show, view);
         terminal.draw(show.player.screen(), &status)?;
         if view.done {
             return Ok(After::Next);
         }
-        let wait = show.transport.until(show.last_event, view.next).map_or(LOOK, |until| until.min(LOOK));
+        let wait = match show.busy {
+            true => Duration::ZERO,
+            false => show.transport.until(show.last_event, view.next).map_or(LOOK, |until| until.min(LOOK)),
+        };
         let wish = terminal.wish(wait)?;
         if let Some(after) = wish.and_then(|wish| show.wish(wish, view)) {
             return Ok(after);
@@ -60,12 +72,17 @@ pub(super) fn play(
 }
 
 /// A recording and where in it the person is: all but the terminal and the clock.
-struct Show {
+pub(super) struct Show {
     player: Player,
     transport: Transport,
+    title: String,
+    /// How the request ended, in words, once that is known: for a recording that does not say.
+    result: Option<String>,
     last_event: Duration,
-    /// Whether it was shown as it came at the last look.
+    /// Whether it was shown as it came at the last look, and something is left of what had come.
     live: bool,
+    /// Whether the player is still on its way to where the person is.
+    busy: bool,
 }
 
 /// What there is to see.
@@ -79,29 +96,50 @@ struct View {
 }
 
 impl Show {
-    fn new(recording: Recording, transport: Transport) -> Self {
-        Self { player: Player::new(recording), transport, last_event: Duration::ZERO, live: false }
+    pub(super) fn new(recording: Recording, transport: Transport, title: String, step: &Step) -> Self {
+        Self {
+            player: Player::new(recording),
+            transport,
+            title,
+            result: (!step.is_running()).then(|| words::result(step)),
+            last_event: Duration::ZERO,
+            live: false,
+            busy: false,
+        }
     }
 
     /// So much time has passed since the last look.
     fn look(&mut self, passed: Duration, standing: Option<Standing>) -> View {
+        self.look_within(WORK, passed, standing)
+    }
+
+    fn look_within(&mut self, work: usize, passed: Duration, standing: Option<Standing>) -> View {
         let live = standing == Some(Standing::Running) && self.player.exit().is_none();
-        let was_live = std::mem::replace(&mut self.live, live);
         let (player, transport) = (&mut self.player, &mut self.transport);
         // When it has just ended, there may be more than at the last look.
-        if (live || was_live) && !transport.paused {
-            player.seek(Duration::MAX);
+        if (live || self.live) && !transport.paused {
+            self.busy = !player.seek_within(Duration::MAX, work);
             (transport.at, self.last_event) = (player.time(), player.time());
+            self.live = live || self.busy;
         } else {
-            transport.pass(passed, self.last_event, player.next_time());
-            if transport.at != player.time() {
+            self.live = live;
+            // While the player is on its way, time stands still.
+            if !self.busy {
+                transport.pass(passed, self.last_event, player.next_time());
+            }
+            if self.busy || transport.at != player.time() {
                 let came = player.next_time().is_some_and(|next| next <= transport.at)
                     || transport.at < player.time();
-                player.seek(transport.at);
+                self.busy = !player.seek_within(transport.at, work);
                 if came {
                     self.last_event = transport.at;
                 }
             }
+        }
+        // What was written before the stream ended has been read: if there is no end among it, that is said now.
+        if standing.is_some_and(|standing| standing != Standing::Running) && player.next_time().is_none() {
+            player.complete();
+            player.seek_within(player.time(), work);
         }
         let next = player.next_time();
         if next.is_none() {
@@ -134,7 +172,7 @@ impl Show {
             }
             Wish::Step => {
                 transport.paused = true;
-                self.player.step();
+                self.busy = !self.player.step_within(WORK);
                 (transport.at, self.last_event) = (self.player.time(), self.player.time());
             }
             Wish::Redraw => {}
@@ -143,10 +181,10 @@ impl Show {
     }
 }
 
-fn status(Show { player, transport, .. }: &Show, title: &str, view: View) -> String {
+fn status(Show { player, transport, title, result, .. }: &Show, view: View) -> String {
     let state = match (view.next.is_none(), view.live, transport.paused) {
         (_, true, false) => "● live".to_owned(),
-        (true, ..) => match player.exit() {
+        (true, ..) => match player.exit().or(result.as_deref()) {
             Some(exit) => format!("■ {exit}"),
             None => "■ end".to_owned(),
         },
@@ -189,7 +227,7 @@ mod tests {
             let recording = Recording::of(&step, &AuditReader::new(made.0.path())).unwrap();
             assert!(recording.is_tty());
             let transport = Transport::new(1.0, Some(Duration::from_secs(2)));
-            (made, Show::new(recording, transport))
+            (made, Show::new(recording, transport, "sh".to_owned(), &step))
         }
 
         fn write(&self, line: &str) {
@@ -214,14 +252,71 @@ mod tests {
             made.write(r#"[500,"o"," two"]"#);
             let view = show.look(SOON, Some(Standing::Running));
             assert_eq!((shown(&show).as_str(), view.live, view.done), ("one two", true, false));
-            assert!(status(&show, "sh", view).contains("● live  8:20"));
+            assert!(status(&show, view).contains("● live  8:20"));
             // More, and the end, between two looks.
             made.write(r#"[900,"o"," three"]"#);
             made.write(r#"[901,"x","0"]"#);
             let view = show.look(SOON, Some(after));
             assert_eq!((shown(&show).as_str(), view.live, view.done), ("one two three", false, done));
-            assert!(status(&show, "sh", view).contains("■ 0  15:01"), "{}", status(&show, "sh", view));
+            assert!(status(&show, view).contains("■ 0  15:01"), "{}", status(&show, view));
         }
+    }
+
+    #[test]
+    fn what_breaks_off_while_it_is_followed_is_not_shown_as_an_ordinary_end() {
+        let (made, mut show) = Made::new();
+        made.write(r#"[0.1,"o","one"]"#);
+        let view = show.look(SOON, Some(Standing::Running));
+        assert!(view.live && !status(&show, view).contains("NOT WHOLE"));
+        made.write(r#"[0.2,"o"," two"]"#);
+        show.result = Some("101 aborted".to_owned());
+        for _ in 0..2 {
+            let view = show.look(SOON, Some(Standing::Over));
+            let said = status(&show, view);
+            assert_eq!(shown(&show), "one two");
+            assert!(said.contains("■ 101 aborted") && said.contains("NOT WHOLE"), "{said}");
+            assert!(said.contains("it breaks off here"), "{said}");
+        }
+    }
+
+    #[test]
+    fn however_much_there_is_to_draw_keys_are_read_between() {
+        let (made, mut show) = Made::new();
+        let much = serde_json::to_string(&format!("x{}", "\u{1b}[65535b".repeat(50))).unwrap();
+        made.write(&format!(r#"[0.1,"o",{much}]"#));
+        made.write(r#"[0.2,"o","\u001b[H\u001b[2Jlast"]"#);
+        // One control sequence is not divided.
+        let look = |show: &mut Show, standing| show.look_within(1000, SOON, standing);
+        let mut looks = 1;
+        while look(&mut show, Some(Standing::Running)).live && show.busy {
+            looks += 1;
+        }
+        assert_eq!(shown(&show), "last");
+        assert!(looks > 40, "{looks}");
+        // The same going back, and event by event; and one can leave.
+        let view = look(&mut show, Some(Standing::Running));
+        show.wish(Wish::Back, view);
+        let view = look(&mut show, Some(Standing::Running));
+        assert_eq!((shown(&show).as_str(), show.busy), ("", false));
+        show.wish(Wish::Step, view);
+        show.wish(Wish::Step, view);
+        look(&mut show, Some(Standing::Running));
+        assert!(show.busy && show.transport.paused);
+        let view = look(&mut show, Some(Standing::Running));
+        assert_eq!(show.wish(Wish::Quit, view), Some(After::Quit));
+        while show.busy {
+            look(&mut show, Some(Standing::Running));
+        }
+        assert_eq!((shown(&show).chars().count(), show.transport.at), (40, Duration::from_millis(100)));
+        // It ends on the way: what had come is shown to its end, as it came.
+        let view = look(&mut show, Some(Standing::Running));
+        show.wish(Wish::Back, view);
+        let view = look(&mut show, Some(Standing::Running));
+        show.wish(Wish::Pause, view);
+        assert!(look(&mut show, Some(Standing::Running)).live && show.busy);
+        made.write(r#"[0.3,"x","0"]"#);
+        while !look(&mut show, Some(Standing::Next)).done {}
+        assert_eq!((shown(&show).as_str(), show.player.exit()), ("last", Some("0")));
     }
 
     #[test]
@@ -243,6 +338,18 @@ mod tests {
         assert_eq!((shown(&show).as_str(), view.done), ("one two", false));
         let view = show.look(Duration::from_secs(1), Some(Standing::Next));
         assert_eq!((shown(&show).as_str(), view.done), ("one two", true));
+    }
+
+    #[test]
+    fn what_had_ended_before_its_turn_is_played_as_it_is_and_gives_way_to_the_next() {
+        let (made, mut show) = Made::new();
+        made.write(r#"[1,"o","one"]"#);
+        made.write(r#"[2,"x","0"]"#);
+        let view = show.look(SOON, Some(Standing::Next));
+        assert_eq!((shown(&show).as_str(), view.live, view.done), ("", false, false));
+        let view = show.look(Duration::from_secs(5), Some(Standing::Over));
+        assert_eq!((shown(&show).as_str(), view.next, view.done), ("one", None, false));
+        assert!(show.look(SOON, Some(Standing::Next)).done);
     }
 
     #[test]

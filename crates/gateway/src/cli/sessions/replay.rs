@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anstream::eprintln;
 use clap::Args;
-use portcullis_audit::{SESSION_IDLE, Stored, ledger::ReadError};
+use portcullis_audit::{AuditReader, SESSION_IDLE, Stored, ledger::ReadError};
 use portcullis_core::{AuditId, Clock, SystemClock};
 use portcullis_sessions::cast::Source;
 use portcullis_sessions::{
     Following, Integrity, Item, Recording, Step, clean, follow_text, read_text, words,
 };
 
-use super::play::{After, Standing, play};
+use super::play::{After, Follow, Show, Standing, play};
 use super::terminal::Terminal;
 use super::transport::Transport;
 use super::{Found, LogArgs, unreadable};
@@ -57,31 +57,25 @@ pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let transport = Transport::new(args.speed, (!limit.is_zero()).then_some(limit));
     // Only a terminal can show a terminal; whoever reads a file or a pipe gets text.
     let interactive = std::io::stdout().is_terminal();
-    let mut terminal = None;
     let mut played = 0_usize;
-    while let Some(step) = queue.next_step()? {
-        let Some(recording) = Recording::of(&step, &found.reader) else { continue };
+    // What can take long, reading the log and comparing gigabytes, happens while the terminal is not ours: keys and signals do
+    // what they always do.
+    while let Some((step, recording)) = queue.next_recording()? {
         played += 1;
         if interactive && recording.is_tty() {
             let integrity = recording.check();
             let title = title(&step, &integrity);
-            let shown = match &mut terminal {
-                Some(terminal) => terminal,
-                none => none.insert(Terminal::enter()?),
+            let show = Show::new(recording, transport.clone(), title, &step);
+            let mut look = || {
+                let standing = queue.standing(step.id)?;
+                Ok((standing, queue.ended().map(words::result)))
             };
-            let mut standing = || queue.standing(step.id);
-            let follow: Option<&mut dyn FnMut() -> Result<Standing, CliError>> =
-                if args.follow && step.is_running() { Some(&mut standing) } else { None };
-            if play(shown, recording, &title, transport.clone(), follow)? == After::Quit {
+            let follow: Option<&mut Follow<'_>> = if args.follow { Some(&mut look) } else { None };
+            let mut terminal = Terminal::enter()?;
+            if play(&mut terminal, show, follow)? == After::Quit {
                 return Ok(());
             }
-            if queue.must_wait() {
-                // While nothing is shown, keys do what they always do.
-                drop(terminal.take());
-            }
         } else {
-            // Gives the terminal back first.
-            drop(terminal.take());
             dump(&mut anstream::stdout().lock(), &step, &recording, &mut queue)?;
         }
     }
@@ -89,11 +83,11 @@ pub(super) fn replay(args: ReplayArgs) -> Result<(), CliError> {
         eprintln!("{RED}{left_out} recordings were left out{PLAIN}: too many came at once");
     }
     if played == 0 {
-        let why = match args.follow {
-            true => "nothing is going on there any more; without --follow, what was recorded is played",
-            false => "nothing is recorded there: only exec and attach are",
+        let (code, why) = match args.follow {
+            true => (1, "nothing is going on there any more; without --follow, what was recorded is played"),
+            false => (66, "nothing is recorded there: only exec and attach are"),
         };
-        return Err(Failure::new(1, why).into());
+        return Err(Failure::new(code, why).into());
     }
     Ok(())
 }
@@ -172,14 +166,19 @@ type NewRecords = Box<dyn Iterator<Item = Result<Stored, ReadError>>>;
 /// The requests whose recordings are to be played, in order.
 enum Queue {
     /// Those that are on record.
-    Recorded { items: Box<dyn Iterator<Item = Result<Item, CliError>>>, only: Option<AuditId> },
+    Recorded {
+        items: Box<dyn Iterator<Item = Result<Item, CliError>>>,
+        reader: AuditReader,
+        only: Option<AuditId>,
+    },
     /// Those that are going on, and those that come.
-    Live { following: Box<Following<NewRecords>>, only: Option<AuditId>, told: bool },
+    Live { following: Box<Following<NewRecords>>, reader: AuditReader, only: Option<AuditId>, told: bool },
 }
 
 impl Queue {
     fn recorded(found: &Found) -> Result<Self, CliError> {
-        Ok(Self::Recorded { items: Box::new(found.items()?), only: found.request })
+        let (items, reader) = (Box::new(found.items()?), found.reader.clone());
+        Ok(Self::Recorded { items, reader, only: found.request })
     }
 
     /// Who follows a session wants to see what is going on, not what was.
@@ -196,7 +195,8 @@ impl Queue {
                 following.add(*step);
             }
         }
-        Ok(Self::Live { following: Box::new(following), only: found.request, told: false })
+        let (following, reader) = (Box::new(following), found.reader.clone());
+        Ok(Self::Live { following, reader, only: found.request, told: false })
     }
 
     fn is_live(&self) -> bool {
@@ -204,29 +204,36 @@ impl Queue {
     }
 
     /// The next, once there is one; `None` if there will be none.
-    fn next_step(&mut self) -> Result<Option<Step>, CliError> {
-        let (following, only, told) = match self {
-            Self::Recorded { items, only } => {
+    fn next_recording(&mut self) -> Result<Option<(Step, Recording)>, CliError> {
+        let (following, reader, only, told) = match self {
+            Self::Recorded { items, reader, only } => {
                 for item in items {
                     if let Item::Request(step) = item?
                         && only.is_none_or(|only| only == step.id)
+                        && let Some(recording) = Recording::of(&step, reader)
                     {
-                        return Ok(Some(*step));
+                        return Ok(Some((*step, recording)));
                     }
                 }
                 return Ok(None);
             }
-            Self::Live { following, only, told } => (following, only, told),
+            Self::Live { following, reader, only, told } => (following, reader, only, told),
         };
         loop {
             following.look().map_err(unreadable)?;
             // Of one request that is followed, what comes beside it is passed over.
-            while let Some(step) = following.take_next() {
-                if only.is_none_or(|only| only == step.id) {
-                    return Ok(Some(step));
+            while let Some(step) = following.take_next(|step| Recording::is_there(step, reader)) {
+                if only.is_none_or(|only| only == step.id)
+                    && let Some(recording) = Recording::of(&step, reader)
+                {
+                    return Ok(Some((step, recording)));
                 }
             }
-            if only.is_some() || following.is_over(SystemClock.now(), SESSION_IDLE) {
+            let over = match only {
+                Some(only) => !following.is_waiting(*only),
+                None => following.is_over(SystemClock.now(), SESSION_IDLE),
+            };
+            if over {
                 return Ok(None);
             }
             if !std::mem::replace(told, true) {
@@ -236,19 +243,14 @@ impl Queue {
         }
     }
 
-    /// Whether the next is yet to come.
-    fn must_wait(&self) -> bool {
-        matches!(self, Self::Live { following, .. } if !following.has_next())
-    }
-
     fn standing(&mut self, id: AuditId) -> Result<Standing, CliError> {
-        let Self::Live { following, only, .. } = self else { return Ok(Standing::Over) };
+        let Self::Live { following, reader, only, .. } = self else { return Ok(Standing::Over) };
         following.look().map_err(unreadable)?;
-        Ok(match following.is_running(id) {
-            true => Standing::Running,
-            false if only.is_none() && following.has_next() => Standing::Next,
-            false => Standing::Over,
-        })
+        if following.is_running(id) {
+            return Ok(Standing::Running);
+        }
+        let another = only.is_none() && following.has_next(|step| Recording::is_there(step, reader));
+        Ok(if another { Standing::Next } else { Standing::Over })
     }
 
     /// How the last one ended, if it has ended since it was taken from here.
@@ -269,7 +271,6 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_audit::AuditReader;
     use portcullis_sessions::{Scope, Timeline};
     use serde_json::json;
 
@@ -321,7 +322,7 @@ mod tests {
         let scope = Scope::find("s-1", first_pass(), SystemClock.now(), SESSION_IDLE).unwrap().unwrap();
         let item = Timeline::new(scope.clone(), first_pass().into_iter()).next().unwrap().unwrap();
         let Item::Request(step) = item else { panic!("{item:?}") };
-        let recording = Recording::of(&step, &AuditReader::new(log.path())).unwrap();
+        let reader = AuditReader::new(log.path());
 
         // At the next look it has written something and ended.
         let mut outcome = Some(outcome);
@@ -332,16 +333,55 @@ mod tests {
         });
         let mut following = Following::new(&scope, Box::new(come) as NewRecords);
         following.add(*step);
-        let step = following.take_next().unwrap();
+        let step = following.take_next(|step| Recording::is_there(step, &reader)).unwrap();
         assert!(step.is_running());
-        let mut queue = Queue::Live { following: Box::new(following), only: None, told: false };
+        let recording = Recording::of(&step, &reader).unwrap();
+        let mut queue = Queue::Live { following: Box::new(following), reader, only: None, told: false };
         let mut out = Vec::new();
         dump(&mut out, &step, &recording, &mut queue).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("first\nlast\n"), "{text}");
         assert!(text.contains("it breaks off here") && text.contains("ended: 101 aborted"), "{text}");
         // Nobody can come any more: it does not wait for them.
-        assert!(queue.next_step().unwrap().is_none());
+        assert!(queue.next_recording().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_exec_that_the_upstream_has_not_agreed_to_yet_is_waited_for() {
+        let log = tempfile::tempdir().unwrap();
+        std::fs::create_dir(log.path().join("recordings")).unwrap();
+        let file = log.path().join("recordings").join(format!("{ID}.cast"));
+        let reader = AuditReader::new(log.path());
+        let [intent, outcome] = records();
+        let scan = || [Ok::<_, ReadError>(intent.clone())];
+        let scope = Scope::find("s-1", scan(), SystemClock.now(), SESSION_IDLE).unwrap().unwrap();
+        for (only, ends) in [(None, false), (Some(ID.parse().unwrap()), false), (None, true)] {
+            let _ = std::fs::remove_file(&file);
+            // At the first look there is nothing new; then it opens, or ends without having opened.
+            let (file, outcome, mut looks) = (file.clone(), outcome.clone(), 0);
+            let come = std::iter::from_fn(move || {
+                looks += 1;
+                match (looks, ends) {
+                    (2, false) => {
+                        std::fs::write(&file, "{\"version\":2,\"width\":80,\"height\":24}\n").unwrap()
+                    }
+                    (2, true) => return Some(Ok(outcome.clone())),
+                    _ => {}
+                }
+                None
+            });
+            let mut following = Following::new(&scope, Box::new(come) as NewRecords);
+            let Item::Request(step) =
+                Timeline::new(scope.clone(), scan().into_iter()).next().unwrap().unwrap()
+            else {
+                panic!("no request")
+            };
+            following.add(*step);
+            let (following, reader) = (Box::new(following), reader.clone());
+            let mut queue = Queue::Live { following, reader, only, told: false };
+            let next = queue.next_recording().unwrap();
+            assert_eq!(next.map(|(step, _)| step.id.to_string()), (!ends).then(|| ID.to_owned()));
+        }
     }
 
     #[test]
@@ -354,9 +394,9 @@ mod tests {
             let scan = || records().into_iter().take(end).map(Ok::<_, ReadError>);
             let scope = Scope::find("s-1", scan(), SystemClock.now(), SESSION_IDLE).unwrap().unwrap();
             let items = Timeline::new(scope, scan()).map(|item| item.map_err(unreadable));
-            let mut queue = Queue::Recorded { items: Box::new(items), only: None };
-            let step = queue.next_step().unwrap().unwrap();
-            let recording = Recording::of(&step, &AuditReader::new(log.path())).unwrap();
+            let reader = AuditReader::new(log.path());
+            let mut queue = Queue::Recorded { items: Box::new(items), reader, only: None };
+            let (step, recording) = queue.next_recording().unwrap().unwrap();
             let mut out = Vec::new();
             dump(&mut out, &step, &recording, &mut queue).unwrap();
             let text = String::from_utf8(out).unwrap();
