@@ -160,7 +160,7 @@ fn counts(out: &mut impl Write, session: &Summary) -> Result<(), ExportError> {
         ("refused", counts.refused, "bad"),
         ("failed", counts.failed, "bad"),
         ("masked", counts.masked, ""),
-        ("recordings", counts.recordings, ""),
+        ("recorded", counts.recordings, ""),
     ] {
         let class = if count == 0 { "zero" } else { class };
         write!(out, "<li class=\"{class}\"><b>{count}</b> {name}</li>")?;
