@@ -98,11 +98,8 @@ impl Log {
         self.segment.end >= self.segment_size
     }
 
-    /// Begins a new segment when the present one is large enough.
-    pub(crate) fn rotate_if_full(&mut self) -> io::Result<()> {
-        if !self.is_full() {
-            return Ok(());
-        }
+    /// Begins a new segment. Nobody else may flush the present one meanwhile.
+    pub(crate) fn rotate(&mut self) -> io::Result<()> {
         // Flushed first, so that only the last segment can ever have a torn tail.
         self.disk.sync(&self.segment.file)?;
         let path = Self::create(&self.segments, &self.origin, &self.tree, self.link)?;
@@ -169,6 +166,8 @@ impl Disk {
 
     pub(crate) fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
+        drop(self.faults.gate.lock());
+        #[cfg(test)]
         if self.faults.write.load(std::sync::atomic::Ordering::SeqCst) {
             // As a full disk does: some of it is written, then no more.
             file.write_all(&bytes[..bytes.len() / 2])?;
@@ -191,7 +190,15 @@ impl Disk {
         if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(io::Error::other("input/output error"));
         }
-        file.sync_data()
+        #[cfg(test)]
+        let before = self.faults.syncing.swap(true, std::sync::atomic::Ordering::SeqCst);
+        let synced = file.sync_data();
+        #[cfg(test)]
+        {
+            self.faults.overlapped.fetch_or(before, std::sync::atomic::Ordering::SeqCst);
+            self.faults.syncing.store(false, std::sync::atomic::Ordering::SeqCst);
+        }
+        synced
     }
 }
 
@@ -201,4 +208,9 @@ pub(crate) struct Faults {
     pub(crate) write: std::sync::atomic::AtomicBool,
     pub(crate) sync: std::sync::atomic::AtomicBool,
     pub(crate) tiles: std::sync::atomic::AtomicBool,
+    /// Whoever holds it holds up writing.
+    pub(crate) gate: std::sync::Mutex<()>,
+    syncing: std::sync::atomic::AtomicBool,
+    /// Two have flushed at once.
+    pub(crate) overlapped: std::sync::atomic::AtomicBool,
 }
