@@ -183,6 +183,24 @@ async fn an_index_of_another_log_or_a_damaged_one_is_made_anew() {
 }
 
 #[tokio::test]
+async fn an_index_of_an_earlier_version_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(&dir).await;
+    audit.record(event(0, 0, 0)).await.unwrap();
+    Indexer::open(dir.path()).await.unwrap().catch_up(u64::MAX, |_| {}).await.unwrap();
+    let path = dir.path().join("index/1.db");
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    // The first had the words of what is encrypted.
+    sqlx::query("PRAGMA user_version = 1").execute(&pool).await.unwrap();
+    pool.close().await;
+    let mut indexer = Indexer::open(dir.path()).await.unwrap();
+    assert_eq!(indexer.indexed(), 0);
+    assert!(!path.exists());
+    indexer.catch_up(u64::MAX, |_| {}).await.unwrap();
+    assert_eq!(find(&Searcher::new(dir.path()), "user:ann", 10).await, [1]);
+}
+
+#[tokio::test]
 async fn an_index_is_made_anew_while_it_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let audit = open(&dir).await;
