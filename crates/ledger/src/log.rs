@@ -1,11 +1,11 @@
 //! The log as its one writer holds it: the open segment, the tree's frontier, the hash chain.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::files::replace;
+use crate::files::{replace, sync_dir};
 use crate::ledger::Options;
 use crate::replay::Replay;
 use crate::segment::{self, Header, Parsed, parse_entry};
@@ -109,6 +109,18 @@ impl Log {
         Ok(())
     }
 
+    /// A segment may have been made, but not gone over to. The present one goes on, so that one would not follow it any more.
+    fn remove_unused(&self) -> io::Result<()> {
+        let path = self.segments.join(segment::file_name(self.tree.size()));
+        if path == *self.segment.path {
+            return Ok(());
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| sync_dir(&self.segments)),
+        }
+    }
+
     /// What flushes it.
     pub(crate) fn disk(&self) -> Disk {
         self.disk.clone()
@@ -119,6 +131,7 @@ impl Log {
     /// A failed flush may have marked pages clean that never reached the disk, and a second flush would then succeed
     /// without writing them. So what is dirty is read back, checked, written again, and only then flushed.
     pub(crate) fn repair(&self, dirty: &[Dirty]) -> io::Result<()> {
+        self.remove_unused()?;
         for Dirty { segment, from } in dirty {
             let mut bytes = Vec::new();
             let mut file = File::options().read(true).write(true).open(&segment.path)?;

@@ -407,6 +407,25 @@ fn closing_while_the_disk_fails_ends() {
     verify(dir.path()).unwrap();
 }
 
+/// As when there is no descriptor left for the file, or its directory cannot be flushed.
+#[test]
+fn a_segment_that_was_made_and_not_used_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new(ORIGIN).retry_interval(Duration::from_millis(1));
+    let faults = options.faults.clone();
+    let (ledger, _) = Ledger::open(dir.path(), options).unwrap();
+    append(&ledger, 0..7);
+    faults.write.store(true, SeqCst);
+    assert!(ledger.writer().append_blocking(record(7), Durability::Write).is_err());
+    let made = dir.path().join("segments").join(crate::segment::file_name(7));
+    fs::copy(&segments(dir.path())[0], &made).unwrap();
+    faults.write.store(false, SeqCst);
+    append_when_possible(&ledger, b"afterwards");
+    ledger.close();
+    assert!(!made.exists());
+    assert_eq!(verify(dir.path()).unwrap().size, 9);
+}
+
 #[test]
 fn who_comes_to_wait_after_the_failure_is_told_when_the_ledger_closes() {
     let dir = tempfile::tempdir().unwrap();
