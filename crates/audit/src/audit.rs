@@ -429,14 +429,19 @@ fn has_intent(reader: &Reader, id: AuditId) -> Result<bool, ReadError> {
 }
 
 /// Gives the log in `dir`, which nobody may have open, a new key: [`Ledger::rotate_key`], with a record as readers of this log
-/// know it. Blocks.
+/// know it. `change` says how else the ledger is kept, as [`AuditOptions::ledger`] does: who hears the old key's last checkpoint,
+/// above all, which nobody has to sign with any more afterwards. Blocks.
 ///
 /// # Errors
 /// When the log cannot be opened, is not what it was, or something cannot be written.
-pub fn rotate_key(dir: impl Into<PathBuf>, clock: SharedClock) -> Result<Rotation, OpenError> {
+pub fn rotate_key(
+    dir: impl Into<PathBuf>,
+    clock: SharedClock,
+    change: impl FnOnce(Options) -> Options,
+) -> Result<Rotation, OpenError> {
     let dir = dir.into();
     let keys = Reader::new(&dir).keys()?;
-    let options = with_our_records(Options::new(keys[0].name()), &clock);
+    let options = with_our_records(change(Options::new(keys[0].name())), &clock);
     Ledger::rotate_key(dir, options)
 }
 

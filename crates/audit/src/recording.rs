@@ -2,7 +2,7 @@
 //!
 //! **Invariants.** What a frame adds is in the kernel when [`frame`](RecordingFile::frame) returns. Memory does not grow with
 //! the session: a recording has at most [`MOST_PARTS`] parts, of which name, size and digest are kept. A part has a digest only if
-//! its file has all that the digest is of: after any error nothing more is written, and the part at which it happened has none.
+//! its file has all that the digest is of, on the disk: after any error nothing more is written, and the part at which it happened has none.
 
 use std::fs::{self, File};
 use std::io;
@@ -94,6 +94,20 @@ impl RecordingFile {
         }
     }
 
+    /// Flushes those of the finished parts that are behind the first `count`: for whoever cannot wait until others have. Blocks.
+    pub(crate) fn flush_after(&mut self, count: usize) {
+        let lost = |part: &RecordingPart| {
+            match File::open(self.reader.recording(&part.file)).and_then(|file| file.sync_all()) {
+                // It has been flushed and moved into the store since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                flushed => flushed.is_err(),
+            }
+        };
+        if let Some(nth) = self.finished.iter().skip(count).position(lost) {
+            self.lose_after(count + nth);
+        }
+    }
+
     /// Records a frame. Where it begins a new part, the file of the one before is returned: somebody must flush it to the
     /// disk before its digest goes on record. After an error [`finish`](Self::finish) does that.
     pub(crate) fn frame(&mut self, seconds: f64, frame: &StreamFrame) -> Result<Option<File>, StreamAbort> {
@@ -159,11 +173,10 @@ impl RecordingFile {
         Ok(())
     }
 
-    /// Ends the recording, of which an error leaves the parts that were finished before it. `None`: there is none, and the
+    /// Ends the recording and flushes what nobody else has taken for that, of which an error leaves the parts that were finished before it. `None`: there is none, and the
     /// operator's log says why.
-    pub(crate) fn finish(mut self, seconds: f64, status: &str, flush: bool) -> Option<Recording> {
-        let unflushed = self.unflushed.take().filter(|_| flush);
-        if let Some(Err(error)) = unflushed.map(|file| file.sync_all()) {
+    pub(crate) fn finish(mut self, seconds: f64, status: &str) -> Option<Recording> {
+        if let Some(Err(error)) = self.unflushed.take().map(|file| file.sync_all()) {
             self.break_off(&error);
             self.finished.pop();
         }
@@ -176,7 +189,7 @@ impl RecordingFile {
         }
         let Self { broken, name, file, bytes, digest, mut finished, .. } = self;
         if !broken {
-            let ended = file.finish().and_then(|file| if flush { file.sync_all() } else { Ok(()) });
+            let ended = file.finish().and_then(|file| file.sync_all());
             match ended {
                 Ok(()) => {
                     let sha256 = Hash::new(digest.finalize().into());
@@ -248,9 +261,33 @@ mod tests {
             for _ in 0..2 {
                 assert!(output(&mut recording, 900).unwrap_err().to_string().contains("cannot be recorded"));
             }
-            assert_eq!(named(&reader, recording.finish(1.0, "0", true).as_ref()), finished);
+            assert_eq!(named(&reader, recording.finish(1.0, "0").as_ref()), finished);
             assert_eq!(fs::read_to_string(&last).unwrap(), before);
             assert_eq!(before.matches("version").count(), 1);
+        }
+    }
+
+    /// As when a stream is dropped before others have flushed its parts.
+    #[test]
+    fn a_finished_part_that_cannot_be_flushed_is_not_named_and_none_after_it() {
+        for (flushed, lost, names) in [
+            (0, "id.cast", &[][..]),
+            (1, "id.cast", &["id.cast", "id.2.cast", "id.3.cast"]),
+            (1, "id.2.cast", &["id.cast"]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let reader = AuditReader::new(dir.path());
+            let mut recording = recording(&reader, 1);
+            for _ in 0..3 {
+                output(&mut recording, 900).unwrap();
+            }
+            // What leads to itself cannot be opened.
+            let (path, aside) = (reader.recording(lost), dir.path().join("aside"));
+            fs::rename(&path, &aside).unwrap();
+            std::os::unix::fs::symlink(&path, &path).unwrap();
+            recording.flush_after(flushed);
+            fs::rename(&aside, &path).unwrap();
+            assert_eq!(named(&reader, recording.finish(1.0, "0").as_ref()), names);
         }
     }
 
@@ -261,7 +298,7 @@ mod tests {
         let mut recording = recording(&reader, 1);
         output(&mut recording, 900).unwrap();
         assert!(output(&mut recording, 100_000).unwrap_err().to_string().contains("outgrown"));
-        assert_eq!(named(&reader, recording.finish(1.0, "cut", true).as_ref()), ["id.cast", "id.2.cast"]);
+        assert_eq!(named(&reader, recording.finish(1.0, "cut").as_ref()), ["id.cast", "id.2.cast"]);
         let last = fs::read_to_string(reader.recording("id.2.cast")).unwrap();
         let lines: Vec<_> = last.lines().collect();
         assert!(lines[0].contains(r#""version":2"#) && lines.len() == 2, "{last}");
@@ -318,7 +355,7 @@ mod tests {
             assert!(output(&mut recording, 1).is_err());
         }
         let last = recording.name.clone();
-        assert_eq!(named(&reader, recording.finish(1.0, "0", true).as_ref()), names);
+        assert_eq!(named(&reader, recording.finish(1.0, "0").as_ref()), names);
         assert_eq!(size(&last), 2048, "what still fitted was written");
     }
 
@@ -334,7 +371,7 @@ mod tests {
             let fitted = output(&mut recording, size).is_ok();
             let went_on = fitted && goes_on && output(&mut recording, 1).is_ok();
             ends_that_did_not_fit += u32::from(fitted && goes_on && !went_on);
-            let named = named(&reader, recording.finish(1.0, "0", false).as_ref());
+            let named = named(&reader, recording.finish(1.0, "0").as_ref());
             let all = ["id.cast", "id.2.cast", "id.3.cast"];
             assert_eq!(named, all[..named.len()]);
             match (fitted, goes_on) {

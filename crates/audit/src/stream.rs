@@ -3,7 +3,8 @@
 //! **Invariants.** The recording is open before the first byte is relayed, and a frame is in the kernel before it goes on.
 //! If it cannot be written, or outgrows its limit, or the log fails, the stream is cut. The digests of its parts are in the
 //! request's outcome, which is written when the stream ends, and before that, once a part is on the disk, in
-//! `streamProgress` events: what a crash leaves is proven as far as it was finished.
+//! `streamProgress` events: what a crash leaves is proven as far as it was finished. No digest is on record before its part is
+//! on the disk, or a power cut could make a true recording look changed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -283,8 +284,7 @@ impl StreamStage for Stage {
             let outcome = if summary.exit.is_some() { End::Completed } else { outcome };
             if let Some(recording) = recording {
                 let status = status(&summary);
-                let finished =
-                    tokio::task::spawn_blocking(move || recording.finish(seconds, &status, true)).await;
+                let finished = tokio::task::spawn_blocking(move || recording.finish(seconds, &status)).await;
                 summary.recording = finished.ok().flatten();
             }
             self.slot.close(outcome, summary).await;
@@ -297,7 +297,13 @@ impl Drop for Stage {
         let seconds = self.seconds();
         let Some((mut summary, recording)) = self.summarize("dropped".into()) else { return };
         let status = status(&summary);
-        summary.recording = recording.and_then(|recording| recording.finish(seconds, &status, false));
+        let flushed = self.progress.as_ref().map_or(0, |progress| progress.flushed.load(Ordering::Acquire));
+        // This waits for the disk on whatever thread it is. It is rare, as when the process ends: what closes in good order
+        // does so elsewhere.
+        summary.recording = recording.and_then(|mut recording| {
+            recording.flush_after(flushed);
+            recording.finish(seconds, &status)
+        });
         self.slot.close_unattended(End::Aborted, summary);
     }
 }

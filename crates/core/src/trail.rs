@@ -38,7 +38,8 @@ pub struct TrailState {
     pub upstream_at: Option<Timestamp>,
     /// How many values each mask rule replaced in the response.
     pub masked: BTreeMap<String, u64>,
-    /// A mask rule does not apply to this caller which does to others: what they are shown is for nobody else to keep.
+    /// A mask rule does not apply to this caller which does to others: of their answers no copy is kept. Terminals are
+    /// recorded all the same, as they were shown.
     pub unmasked: bool,
     /// Anything else worth keeping, by field name. Never a secret.
     pub notes: BTreeMap<&'static str, Value>,

@@ -39,7 +39,8 @@ pub struct Item {
 
 /// Takes records. One that has no use for some of them passes over those.
 pub trait Sink: Send + 'static {
-    /// Takes all of them, or says why not: then it is given the same again, and perhaps more with them.
+    /// Takes all of them, or says why not: then it is given the same again, until it has. What it took may come once more after
+    /// a restart, in other company, if the cursor had not been kept.
     ///
     /// # Cancellation
     /// Dropping the future may leave some of them taken.
@@ -89,9 +90,17 @@ pub struct Exporter<S> {
     reader: AuditReader,
     cursor: Cursor,
     intents: Intents,
-    /// What the sink has not taken yet, and where the log goes on behind it.
-    pending: Option<(Vec<Item>, Position)>,
+    pending: Option<Pending>,
     sink: S,
+}
+
+/// What the sink has not taken yet, or whose end has not been kept.
+#[derive(Debug)]
+struct Pending {
+    items: Vec<Item>,
+    /// Where the log goes on behind it.
+    position: Position,
+    taken: bool,
 }
 
 impl<S: Sink> Exporter<S> {
@@ -132,14 +141,18 @@ impl<S: Sink> Exporter<S> {
                 if items.is_empty() {
                     return Ok(());
                 }
-                self.pending = Some((items, position));
+                self.pending = Some(Pending { items, position, taken: false });
             }
-            let Some((items, position)) = &self.pending else { return Ok(()) };
-            let (count, position) = (items.len() as u64, *position);
-            self.sink.send(items).await.map_err(ExportError::Sink)?;
-            self.cursor.advance(position).await.map_err(ExportError::Cursor)?;
+            let Some(Pending { items, position, taken }) = &mut self.pending else { return Ok(()) };
+            if !*taken {
+                self.sink.send(items).await.map_err(ExportError::Sink)?;
+                *taken = true;
+                let count = items.len() as u64;
+                counter!("portcullis_export_records_total", "exporter" => self.name.clone()).increment(count);
+            }
+            // Where only this fails, the sink is not given the same again and again.
+            self.cursor.advance(*position).await.map_err(ExportError::Cursor)?;
             self.pending = None;
-            counter!("portcullis_export_records_total", "exporter" => self.name.clone()).increment(count);
         }
     }
 

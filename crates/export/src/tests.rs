@@ -85,6 +85,24 @@ async fn what_is_not_taken_is_handed_on_again_and_a_restart_goes_on_where_it_sto
     assert!(Exporter::open("test", audit.dir(), dir.path().join("cursor"), sink.clone()).is_err());
 }
 
+#[tokio::test]
+async fn what_was_taken_is_not_handed_on_again_while_only_the_cursor_cannot_be_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    record(&audit, 9).await;
+    let sink = Collector::default();
+    // There is no such directory yet.
+    let cursor = dir.path().join("cursors/test");
+    let mut exporter = Exporter::open("test", audit.dir(), &cursor, sink.clone()).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(exporter.catch_up(10).await, Err(ExportError::Cursor(_))));
+        assert_eq!((exporter.position(), sink.taken().len()), (0, 10));
+    }
+    std::fs::create_dir(cursor.parent().unwrap()).unwrap();
+    exporter.catch_up(10).await.unwrap();
+    assert_eq!((exporter.position(), sink.taken()), (10, (0..10).collect()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_exporter_waits_for_a_sink_that_is_away_and_the_log_does_not() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,8 @@
 //! A witness has seen that each checkpoint it cosigns continues the one before. So a log that shows different people different
 //! histories is found out, even when it signs both.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -168,11 +169,10 @@ pub(crate) fn keep(
     let before = before.as_deref().map(|before| Ok((chain.verify(before)?, Signed::parse(before)?)));
     let before =
         before.transpose().map_err(|error: NoteError| ReadError::from(damaged(&error.to_string())))?;
-    let mut kept = Kept::new(signed.text);
-    let known = |line: &Signature<'_>| {
-        chain.has(line.name, line.id) || witnesses.iter().any(|witness| witness.made(line))
-    };
-    kept.extend(signed.signatures.iter().filter(|line| known(line)));
+    let mut kept = Kept::default();
+    let ours = |line: &Signature<'_>| chain.has(line.name, line.id);
+    let known = |line: &Signature<'_>| ours(line) || witnesses.iter().any(|witness| witness.made(line));
+    kept.extend(signed.signatures.iter().filter(|line| known(line)), ours);
     match &before {
         // A witness that was slow: there are newer words already.
         Some((newer, _)) if newer.size > checkpoint.size => return Ok(found),
@@ -181,36 +181,53 @@ pub(crate) fn keep(
             return Err(ReadError::from(checkpoint_fault(&path, detail)).into());
         }
         // What others have said of it was looked at when it came.
-        Some((_, same)) if same.text == signed.text => kept.extend(&same.signatures),
+        Some((_, same)) if same.text == signed.text => kept.extend(&same.signatures, ours),
         _ => {}
     }
     // What is stored can be read, or it is not stored.
-    chain.verify(&kept.note)?;
-    replace(&path, kept.note.as_bytes()).map_err(cannot)?;
+    let note = kept.note(signed.text);
+    chain.verify(&note)?;
+    replace(&path, note.as_bytes()).map_err(cannot)?;
     Ok(found)
 }
 
-/// A note in the making: of each key one line, the first that comes.
-struct Kept<'a> {
-    note: String,
-    keys: HashSet<(&'a str, u32)>,
+/// A note in the making: of each key one line. Of a witness's that with its latest time, whichever was given first or is stored:
+/// one that was held back and comes late says less. Of the log's own the first.
+#[derive(Default)]
+struct Kept<'l> {
+    lines: Vec<(u64, &'l str)>,
+    places: HashMap<(&'l str, u32), usize>,
 }
 
-impl<'a> Kept<'a> {
-    fn new(text: &str) -> Self {
-        Self { note: format!("{text}\n"), keys: HashSet::new() }
-    }
-
-    fn extend<'l>(&mut self, lines: impl IntoIterator<Item = &'l Signature<'a>>)
-    where
-        'a: 'l,
-    {
+impl<'l> Kept<'l> {
+    /// `ours` says which lines are the log's, which have no time.
+    fn extend(
+        &mut self,
+        lines: impl IntoIterator<Item = &'l Signature<'l>>,
+        ours: impl Fn(&Signature<'_>) -> bool,
+    ) {
         for line in lines {
-            if self.keys.insert((line.name, line.id)) {
-                self.note.push_str(line.line);
-                self.note.push('\n');
+            let time = line.bytes.first_chunk().filter(|_| !ours(line));
+            let time = time.map_or(0, |time| u64::from_be_bytes(*time));
+            match self.places.entry((line.name, line.id)) {
+                Entry::Vacant(place) => {
+                    place.insert(self.lines.len());
+                    self.lines.push((time, line.line));
+                }
+                Entry::Occupied(place) => {
+                    let kept = &mut self.lines[*place.get()];
+                    if time > kept.0 {
+                        *kept = (time, line.line);
+                    }
+                }
             }
         }
+    }
+
+    fn note(&self, text: &str) -> String {
+        let mut note = format!("{text}\n");
+        self.lines.iter().flat_map(|(_, line)| [line, "\n"]).for_each(|part| note.push_str(part));
+        note
     }
 }
 

@@ -1,11 +1,11 @@
 //! The log as its one writer holds it: the open segment, the tree's frontier, the hash chain.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::files::replace;
+use crate::files::{replace, sync_dir};
 use crate::ledger::Options;
 use crate::replay::Replay;
 use crate::segment::{self, Header, Parsed, parse_entry};
@@ -98,11 +98,8 @@ impl Log {
         self.segment.end >= self.segment_size
     }
 
-    /// Begins a new segment when the present one is large enough.
-    pub(crate) fn rotate_if_full(&mut self) -> io::Result<()> {
-        if !self.is_full() {
-            return Ok(());
-        }
+    /// Begins a new segment. Nobody else may flush the present one meanwhile.
+    pub(crate) fn rotate(&mut self) -> io::Result<()> {
         // Flushed first, so that only the last segment can ever have a torn tail.
         self.disk.sync(&self.segment.file)?;
         let path = Self::create(&self.segments, &self.origin, &self.tree, self.link)?;
@@ -110,6 +107,18 @@ impl Log {
         let end = file.metadata()?.len();
         self.segment = Segment { path: path.into(), file: Arc::new(file), end };
         Ok(())
+    }
+
+    /// A segment may have been made, but not gone over to. The present one goes on, so that one would not follow it any more.
+    fn remove_unused(&self) -> io::Result<()> {
+        let path = self.segments.join(segment::file_name(self.tree.size()));
+        if path == *self.segment.path {
+            return Ok(());
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| sync_dir(&self.segments)),
+        }
     }
 
     /// What flushes it.
@@ -122,6 +131,7 @@ impl Log {
     /// A failed flush may have marked pages clean that never reached the disk, and a second flush would then succeed
     /// without writing them. So what is dirty is read back, checked, written again, and only then flushed.
     pub(crate) fn repair(&self, dirty: &[Dirty]) -> io::Result<()> {
+        self.remove_unused()?;
         for Dirty { segment, from } in dirty {
             let mut bytes = Vec::new();
             let mut file = File::options().read(true).write(true).open(&segment.path)?;
@@ -169,6 +179,8 @@ impl Disk {
 
     pub(crate) fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
+        drop(self.faults.gate.lock());
+        #[cfg(test)]
         if self.faults.write.load(std::sync::atomic::Ordering::SeqCst) {
             // As a full disk does: some of it is written, then no more.
             file.write_all(&bytes[..bytes.len() / 2])?;
@@ -191,7 +203,15 @@ impl Disk {
         if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(io::Error::other("input/output error"));
         }
-        file.sync_data()
+        #[cfg(test)]
+        let before = self.faults.syncing.swap(true, std::sync::atomic::Ordering::SeqCst);
+        let synced = file.sync_data();
+        #[cfg(test)]
+        {
+            self.faults.overlapped.fetch_or(before, std::sync::atomic::Ordering::SeqCst);
+            self.faults.syncing.store(false, std::sync::atomic::Ordering::SeqCst);
+        }
+        synced
     }
 }
 
@@ -201,4 +221,9 @@ pub(crate) struct Faults {
     pub(crate) write: std::sync::atomic::AtomicBool,
     pub(crate) sync: std::sync::atomic::AtomicBool,
     pub(crate) tiles: std::sync::atomic::AtomicBool,
+    /// Whoever holds it holds up writing.
+    pub(crate) gate: std::sync::Mutex<()>,
+    syncing: std::sync::atomic::AtomicBool,
+    /// Two have flushed at once.
+    pub(crate) overlapped: std::sync::atomic::AtomicBool,
 }

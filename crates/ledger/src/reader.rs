@@ -173,8 +173,8 @@ impl Reader {
     }
 
     /// Keeps what witnesses say of a checkpoint of this log, in `checkpoint.cosigned`: the log's own signature and those of
-    /// these witnesses, of the newest checkpoint that anybody has cosigned; of each the newest, beside what others have said of it
-    /// before. Answers which were found on the note. Needs no open ledger, and disturbs none. Blocks.
+    /// these witnesses, of the newest checkpoint that anybody has cosigned; of each the one with the latest time, beside
+    /// what others have said of it before. Answers which were found on the note. Needs no open ledger, and disturbs none. Blocks.
     ///
     /// # Errors
     /// When the note is not one that this log signed, a cosignature is not the witness's that it names, or what is stored is

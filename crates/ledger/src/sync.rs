@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::log::{Dirty, Disk};
 use crate::publish::Seal;
-use crate::writer::{AppendError, Completion, Receipt, Shared, ThreadGuard};
+use crate::writer::{AppendError, Completion, Receipt, Shared, ThreadGuard, refuse};
 use crate::{Checkpoint, Frontier};
 
 pub(crate) struct Syncer {
@@ -39,8 +39,8 @@ impl Syncer {
                 Err(error) => {
                     put_back(&mut state.dirty, dirty);
                     state.wanted.extend(wanted);
-                    drop(state);
-                    shared.fail(&format!("flush: {error}"), Vec::new(), waiters, None);
+                    // In one step: a segment begun in between would make this one, which has lost bytes, no longer the last.
+                    shared.fail(state, &format!("flush: {error}"), Vec::new(), waiters, None);
                 }
                 Ok(()) => {
                     state.durable = state.durable.max(tree.size());
@@ -62,10 +62,17 @@ impl Syncer {
     fn wait(&mut self) -> Option<Work> {
         let mut state = self.shared.lock();
         loop {
-            if state.dead || (state.failure.is_some() && state.written_out) {
+            if state.dead {
                 return None;
             }
-            if state.failure.is_some() {
+            if let Some(why) = state.failure.clone().filter(|_| state.written_out) {
+                // Whoever was writing when it failed may have come to wait after that.
+                let (waiters, wanted) = (take(&mut state.waiters), take(&mut state.wanted));
+                drop(state);
+                refuse(waiters.into_iter().map(|(done, _)| done), wanted, &AppendError::Failed(why));
+                return None;
+            }
+            if state.failure.is_some() || state.flushing {
                 state = self.shared.flush.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }

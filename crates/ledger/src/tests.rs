@@ -407,6 +407,102 @@ fn closing_while_the_disk_fails_ends() {
     verify(dir.path()).unwrap();
 }
 
+/// As when there is no descriptor left for the file, or its directory cannot be flushed.
+#[test]
+fn a_segment_that_was_made_and_not_used_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new(ORIGIN).retry_interval(Duration::from_millis(1));
+    let faults = options.faults.clone();
+    let (ledger, _) = Ledger::open(dir.path(), options).unwrap();
+    append(&ledger, 0..7);
+    faults.write.store(true, SeqCst);
+    assert!(ledger.writer().append_blocking(record(7), Durability::Write).is_err());
+    let made = dir.path().join("segments").join(crate::segment::file_name(7));
+    fs::copy(&segments(dir.path())[0], &made).unwrap();
+    faults.write.store(false, SeqCst);
+    append_when_possible(&ledger, b"afterwards");
+    ledger.close();
+    assert!(!made.exists());
+    assert_eq!(verify(dir.path()).unwrap().size, 9);
+}
+
+#[test]
+fn who_comes_to_wait_after_the_failure_is_told_when_the_ledger_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let options = Options::new(ORIGIN).checkpoint_interval(hour).retry_interval(hour);
+    let faults = options.faults.clone();
+    let (ledger, _) = Ledger::open(dir.path(), options).unwrap();
+    let writer = ledger.writer();
+    let held_up = faults.gate.lock().unwrap();
+    let appending =
+        std::thread::spawn(move || writer.append_blocking(b"not durable".to_vec(), Durability::Fsync));
+    let health = || ledger.writer().health();
+    while (health().waiting, health().reserved) != (0, 1) {
+        std::thread::yield_now();
+    }
+    // It is being written when flushing what was before it fails.
+    faults.sync.store(true, SeqCst);
+    assert!(ledger.checkpoint().is_err());
+    drop(held_up);
+    while health().size < 1 {
+        std::thread::yield_now();
+    }
+    ledger.close();
+    assert!(matches!(appending.join().unwrap(), Err(AppendError::Failed(_))));
+}
+
+/// Two flushes of one open file at once would share one report of lost bytes.
+#[test]
+fn a_full_segment_is_flushed_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = small();
+    let faults = options.faults.clone();
+    let (ledger, _) = Ledger::open(dir.path(), options).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let writer = ledger.writer();
+            scope.spawn(move || {
+                for i in 0..100 {
+                    let durability =
+                        if (i + thread) % 2 == 0 { Durability::Fsync } else { Durability::Write };
+                    writer.append_blocking(record(i), durability).unwrap();
+                }
+            });
+        }
+    });
+    ledger.close();
+    assert!(segments(dir.path()).len() > 10);
+    assert!(!faults.overlapped.load(SeqCst));
+    assert_eq!(verify(dir.path()).unwrap().size, 400);
+}
+
+/// Appends as it is dropped, as whoever has to tell how something ended.
+struct TellsItsEnd<'l>(&'l Ledger, u64);
+
+impl Drop for TellsItsEnd<'_> {
+    fn drop(&mut self) {
+        append(self.0, self.1..self.1 + 1);
+    }
+}
+
+#[test]
+fn what_is_told_while_somebody_elses_panic_unwinds_is_written_and_the_ledger_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    for i in 0..20 {
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _end = TellsItsEnd(&ledger, i);
+            std::panic::resume_unwind(Box::new("not the ledger's"));
+        }));
+        assert!(panicked.is_err());
+        assert!(ledger.writer().health().is_healthy());
+    }
+    append(&ledger, 20..21);
+    ledger.close();
+    assert_eq!(records(dir.path()), (0..21).map(record).collect::<Vec<_>>());
+}
+
 #[test]
 fn tampering_is_named() {
     let dir = written(30);

@@ -30,11 +30,14 @@ pub(crate) struct Turn<'s> {
     shared: &'s Shared,
     /// Gone when writing failed.
     pen: Option<Box<Pen>>,
+    /// Whether this thread was unwinding already: somebody else's panic, within which a `Drop` appends.
+    panicking: bool,
 }
 
 impl<'s> Turn<'s> {
     fn take(shared: &'s Shared, state: &mut State) -> Option<Self> {
-        state.pen.take().map(|pen| Self { shared, pen: Some(pen) })
+        let panicking = std::thread::panicking();
+        state.pen.take().map(|pen| Self { shared, pen: Some(pen), panicking })
     }
 
     /// For a caller that may be an asynchronous thread: only when the kernel takes records at once. It may not while it
@@ -62,16 +65,24 @@ impl<'s> Turn<'s> {
         let Some(pen) = &mut self.pen else { return };
         let log = &mut pen.log;
         pen.receipts.clear();
-        let written = log.rotate_if_full().map(|_| log.segment.end).and_then(|began| {
-            log.append(jobs.iter().map(|job| job.record.as_slice()), &mut pen.receipts).map(|()| began)
-        });
-        let began = match written {
-            Ok(began) => began,
-            Err(error) => {
+        if log.is_full() {
+            // Only the writer thread comes here, and has said that it flushes.
+            let rotated = log.rotate();
+            let mut state = self.shared.lock();
+            state.flushing = false;
+            if let Err(error) = rotated {
                 let pen = self.pen.take();
-                return self.shared.fail(&error.to_string(), jobs, Vec::new(), pen);
+                return self.shared.fail(state, &error.to_string(), jobs, Vec::new(), pen);
             }
-        };
+            drop(state);
+            self.shared.flush.notify_all();
+        }
+        let began = log.segment.end;
+        let records = jobs.iter().map(|job| job.record.as_slice());
+        if let Err(error) = log.append(records, &mut pen.receipts) {
+            let pen = self.pen.take();
+            return self.shared.fail(self.shared.lock(), &error.to_string(), jobs, Vec::new(), pen);
+        }
 
         let mut written: Vec<(Completion, Receipt)> = Vec::with_capacity(jobs.len());
         let mut state = self.shared.lock();
@@ -108,9 +119,9 @@ impl<'s> Turn<'s> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.panicking {
             // What the file holds is not known: nothing may be written after it.
-            return self.shared.end();
+            return self.shared.end(true);
         }
         let Some(pen) = self.pen.take() else { return };
         let mut state = self.shared.lock();
@@ -176,7 +187,13 @@ impl WriterThread {
                     }
                     shared.lock()
                 }
-                Some(_) if !state.queue.is_empty() => {
+                // The kernel tells of bytes that it lost once for an open file: of two who flush it at once, one would
+                // acknowledge them.
+                Some(ref pen) if !state.queue.is_empty() && pen.log.is_full() && state.flushing => {
+                    wait(&shared.flush, state)
+                }
+                Some(ref pen) if !state.queue.is_empty() => {
+                    state.flushing |= pen.log.is_full();
                     let length = group_length(&state.queue);
                     let jobs = state.queue.drain(..length).collect();
                     return Turn::take(shared, &mut state).map(|turn| (turn, jobs));
@@ -191,8 +208,11 @@ impl WriterThread {
     fn repair(&self, mut turn: Turn<'_>) -> bool {
         let shared = turn.shared;
         let mut state = shared.lock();
-        while state.flushing {
+        while state.flushing && !state.dead {
             state = wait(&shared.flush, state);
+        }
+        if state.dead {
+            return false;
         }
         let dirty = state.dirty.clone();
         let why = state.failure.clone();

@@ -57,8 +57,8 @@ pub enum AppendError {
     Closed,
 }
 
-/// What is called, once, when a record has been written or refused: on a thread of the ledger's, or before the append
-/// returns on the caller's own. It must not block.
+/// What is called, once, when a record has been written or refused: before the append returns on the caller's own thread, or
+/// later on one of the ledger's, or of another caller's who writes for both. It must not block, nor panic.
 pub type Completion = Box<dyn FnOnce(Result<Receipt, AppendError>) + Send>;
 
 /// A handle for appending to a ledger. Cheap to clone.
@@ -258,7 +258,7 @@ pub(crate) struct State {
     /// Places that are taken.
     pub(crate) taken: usize,
     pub(crate) closing: bool,
-    /// A thread of the ledger's has panicked.
+    /// A thread of the ledger's, or a caller that was writing, has panicked.
     pub(crate) dead: bool,
     /// The writer has written everything it ever will.
     pub(crate) written_out: bool,
@@ -274,7 +274,7 @@ pub(crate) struct State {
     pub(crate) checkpointed: u64,
     /// Who asked for a checkpoint now.
     pub(crate) wanted: Vec<SyncSender<Result<Checkpoint, AppendError>>>,
-    /// The syncer is flushing, outside the lock.
+    /// The syncer is flushing, or the writer begins a segment, outside the lock: one at a time.
     pub(crate) flushing: bool,
     /// The newest checkpoint's tiles are not all there.
     pub(crate) unpublished: bool,
@@ -353,13 +353,13 @@ impl Shared {
     /// back in the same step: nobody writes after half a group.
     pub(crate) fn fail(
         &self,
+        mut state: MutexGuard<'_, State>,
         why: &str,
         mut jobs: Vec<Job>,
         mut waiters: Vec<(Completion, Receipt)>,
         pen: Option<Box<Pen>>,
     ) {
         let why: Arc<str> = why.into();
-        let mut state = self.lock();
         state.failure = Some(why.clone());
         state.pen = pen.or(state.pen.take());
         jobs.append(&mut state.queue);
@@ -374,22 +374,18 @@ impl Shared {
         self.work.notify_all();
         self.flush.notify_all();
         self.tell(Some(&why));
-        let error = AppendError::Failed(why);
-        refused
-            .into_iter()
-            .chain(waiters.into_iter().map(|(done, _)| done))
-            .for_each(|done| done(Err(error.clone())));
-        wanted.into_iter().for_each(|wanted| drop(wanted.send(Err(error.clone()))));
+        let waiters = waiters.into_iter().map(|(done, _)| done);
+        refuse(refused.into_iter().chain(waiters), wanted, &AppendError::Failed(why));
     }
 
-    /// Nothing is written any more. After a panic, nobody knows what was.
-    pub(crate) fn end(&self) {
+    /// Nothing is written any more. `dead`: whoever wrote has panicked, and nobody knows what was written.
+    pub(crate) fn end(&self, dead: bool) {
         let mut state = self.lock();
         state.closing = true;
         state.written_out = true;
         let jobs = take(&mut state.queue);
         let (mut waiters, mut wanted, mut seal) = (Vec::new(), Vec::new(), None);
-        if std::thread::panicking() {
+        if dead {
             state.dead = true;
             (waiters, wanted) = (take(&mut state.waiters), take(&mut state.wanted));
             seal = state.seal.take();
@@ -403,7 +399,7 @@ impl Shared {
             .chain(waiters.into_iter().map(|(done, _)| done))
             .for_each(|done| done(Err(AppendError::Closed)));
         drop((wanted, seal));
-        if std::thread::panicking() {
+        if dead {
             self.tell(Some("whoever wrote to the ledger ended unexpectedly"));
         }
     }
@@ -419,11 +415,21 @@ impl Shared {
     }
 }
 
+/// Tells everybody who waits that it will not be.
+pub(crate) fn refuse(
+    completions: impl Iterator<Item = Completion>,
+    wanted: Vec<SyncSender<Result<Checkpoint, AppendError>>>,
+    error: &AppendError,
+) {
+    completions.for_each(|done| done(Err(error.clone())));
+    wanted.into_iter().for_each(|wanted| drop(wanted.send(Err(error.clone()))));
+}
+
 /// Held by each thread: when one ends, for whatever reason, nobody is left waiting for it.
 pub(crate) struct ThreadGuard(pub(crate) Arc<Shared>);
 
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.end(std::thread::panicking());
     }
 }

@@ -12,8 +12,9 @@ use sqlx::{AssertSqlSafe, SqlitePool};
 
 use crate::error::IndexError;
 
-/// The schema. An index of another one is not read, but made anew.
-const VERSION: i32 = 1;
+/// The schema, and what is in the index. One of another version is not read, but made anew: 1 had the words of encrypted bodies
+/// where its log was opened with their keys, and no `cut`.
+const VERSION: i32 = 2;
 
 /// The directory of a log's index.
 pub(crate) fn dir(log: &Path) -> PathBuf {

@@ -62,7 +62,8 @@ impl Searcher {
     /// Asks about the log in `log`. Nothing is opened yet.
     #[must_use]
     pub fn new(log: impl Into<AuditReader>) -> Self {
-        let reader = log.into();
+        // Without keys, as the index is made: or what is behind it would be found until the index gets there.
+        let reader = AuditReader::new(log.into().dir());
         Self { dir: file::dir(reader.dir()), reader, open: Mutex::new(None) }
     }
 
@@ -89,9 +90,7 @@ impl Searcher {
         let mut freshness = Freshness { searched: position.next, indexed: position.next, complete, newest };
         let mut hits = Vec::new();
         if before > position.next {
-            hits = self.tail(query, before, end, &pool, position, &mut freshness).await?;
-            hits.reverse();
-            hits.truncate(most + 1);
+            hits = self.tail(query, before, end, most + 1, &pool, position, &mut freshness).await?;
         }
         if hits.len() <= most {
             let rest = most + 1 - hits.len();
@@ -103,19 +102,21 @@ impl Searcher {
         Ok(Page { hits, next, freshness })
     }
 
-    /// What matches behind the index, oldest first.
+    /// The newest `most` that match behind the index, the newest first.
+    #[expect(clippy::too_many_arguments, reason = "one caller")]
     async fn tail(
         &self,
         query: &Query,
         before: u64,
         end: u64,
+        most: usize,
         pool: &SqlitePool,
         position: Position,
         freshness: &mut Freshness,
     ) -> Result<Vec<Stored>, IndexError> {
         let Position { next, place, time, .. } = position;
         let mut reading = Reading::new(self.reader.clone(), next, place, time);
-        let mut hits = Vec::new();
+        let mut hits = VecDeque::new();
         let last = end.min(next + TAIL);
         while reading.next < last {
             let batch = reading.batch(1024, last, Some(pool)).await?;
@@ -126,11 +127,13 @@ impl Searcher {
                     && found.document.as_ref().is_some_and(|document| query.matches(document))
             });
             hits.extend(matching.map(|found| found.stored));
+            // No more is held than is asked for, and a batch.
+            hits.drain(..hits.len().saturating_sub(most));
         }
         freshness.searched = reading.next;
         // Where nobody knows the log's size, having stopped short of the limit says that it was all.
         freshness.complete = reading.next < next + TAIL || reading.next >= end;
-        Ok(hits)
+        Ok(hits.into_iter().rev().collect())
     }
 
     async fn indexed(

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use portcullis_audit::ledger::{self, BodyKeys, Durability, Ledger};
 use portcullis_audit::{Audit, AuditOptions, AuditReader, Stored};
-use portcullis_core::{Clock as _, Event, EventKind, EventSink as _, Identity, SystemClock};
+use portcullis_core::{
+    AuditId, Clock as _, Event, EventKind, EventSink as _, Identity, RequestInfo, SystemClock,
+};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -183,6 +186,24 @@ async fn an_index_of_another_log_or_a_damaged_one_is_made_anew() {
 }
 
 #[tokio::test]
+async fn an_index_of_an_earlier_version_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(&dir).await;
+    audit.record(event(0, 0, 0)).await.unwrap();
+    Indexer::open(dir.path()).await.unwrap().catch_up(u64::MAX, |_| {}).await.unwrap();
+    let path = dir.path().join("index/1.db");
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    // The first had the words of what is encrypted.
+    sqlx::query("PRAGMA user_version = 1").execute(&pool).await.unwrap();
+    pool.close().await;
+    let mut indexer = Indexer::open(dir.path()).await.unwrap();
+    assert_eq!(indexer.indexed(), 0);
+    assert!(!path.exists());
+    indexer.catch_up(u64::MAX, |_| {}).await.unwrap();
+    assert_eq!(find(&Searcher::new(dir.path()), "user:ann", 10).await, [1]);
+}
+
+#[tokio::test]
 async fn an_index_is_made_anew_while_it_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let audit = open(&dir).await;
@@ -258,6 +279,29 @@ async fn what_is_far_back_is_not_looked_for_for_ever() {
     assert!(newest(3).await.0.is_empty());
     audit.record(event(0, 0, 0)).await.unwrap();
     assert_eq!(follower.more(u64::MAX).await.unwrap().iter().map(|hit| hit.index).collect::<Vec<_>>(), [41]);
+}
+
+/// The index has no words of it, so neither has what is searched until the index gets there.
+#[tokio::test]
+async fn what_is_encrypted_is_not_found_behind_the_index_either() {
+    for (keys, found) in [(BodyKeys::default(), vec![0]), (BodyKeys::new([[7; 32]]), vec![])] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = ledger::Options::new("test.example/search").body_keys(keys.clone());
+        let (log, _) = Ledger::open(dir.path(), options).unwrap();
+        let stored = log.bodies().put(b"hidden", Durability::Fsync).unwrap();
+        let outcome = serde_json::json!({
+            "v": 1, "time": "2026-01-01T00:00:00Z", "type": "outcome", "id": AuditId::generate(), "end": "completed",
+            "command": "get", "info": RequestInfo::default(), "received": "2026-01-01T00:00:00Z",
+            "response": {"bytes": 6, "sha256": stored, "stored": stored},
+        });
+        log.writer().append_blocking(outcome.to_string().into_bytes(), Durability::Fsync).unwrap();
+        let searcher = Searcher::new(AuditReader::new(dir.path()).body_keys(keys));
+        let mut indexer = Indexer::open(dir.path()).await.unwrap();
+        assert_eq!(find(&searcher, "get", 10).await, [0]);
+        assert_eq!(find(&searcher, "hidden", 10).await, found, "behind it");
+        indexer.catch_up(u64::MAX, |_| {}).await.unwrap();
+        assert_eq!(find(&searcher, "hidden", 10).await, found, "in it");
+    }
 }
 
 /// Behind the index everything is looked into one by one, while the index goes on: nothing comes twice.

@@ -94,7 +94,14 @@ async fn a_new_key_is_told_of_and_what_a_crash_left_before_it() {
     std::fs::write(&segment, bytes).unwrap();
 
     let time: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
-    let rotation = crate::rotate_key(crashed.path(), Arc::new(move || time)).unwrap();
+    let (send, heard) = std::sync::mpsc::channel();
+    let hear = |ledger: portcullis_ledger::Options| {
+        ledger.on_checkpoint(move |note| drop(send.send(note.to_owned())))
+    };
+    let rotation = crate::rotate_key(crashed.path(), Arc::new(move || time), hear).unwrap();
+    let last = heard.iter().last().expect("the old key's last checkpoint");
+    let last = portcullis_ledger::Checkpoint::verify(&last, &rotation.previous).unwrap();
+    assert_eq!(last.size, rotation.size + 1);
     let (newest, _) = AuditReader::new(crashed.path()).tail(2, |_| true).unwrap();
     let [recovered, rotated] = newest.as_slice() else { panic!("{newest:?}") };
     assert!(recovered.entry.line().contains("storage repaired (tornTail"), "{}", recovered.entry.line());

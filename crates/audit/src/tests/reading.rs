@@ -1,7 +1,7 @@
 //! Reading the log back.
 
 use super::*;
-use crate::Stored;
+use crate::{Intents, Stored};
 
 fn commands(stored: &[Stored]) -> Vec<String> {
     let line = |stored: &Stored| stored.entry.line().split_once("  ").unwrap().1.to_owned();
@@ -59,4 +59,37 @@ async fn a_line_cannot_move_a_terminal_s_cursor() {
     text(send(&service, get("/a")).await).await;
     let (newest, _) = AuditReader::new(gateway.dir.path()).tail(1, |_| true).unwrap();
     assert!(!newest[0].entry.line().contains(char::is_control));
+}
+
+#[tokio::test]
+async fn an_outcome_finds_its_intent_however_many_others_are_remembered() {
+    let gateway = Gateway::new();
+    let service = gateway.answering("ok");
+    for path in ["/a", "/b", "/c", "/d"] {
+        text(send(&service, get(path)).await).await;
+    }
+    let reader = AuditReader::new(gateway.dir.path());
+    let all: Vec<Stored> = reader.records(0).unwrap().map(Result::unwrap).collect();
+    let is_intent = |stored: &&Stored| matches!(stored.entry.record, Record::Intent(_));
+    let open = all.iter().find(is_intent).unwrap();
+    let outcomes: Vec<_> = all
+        .iter()
+        .filter_map(|stored| match &stored.entry.record {
+            Record::Outcome(outcome) => Some(outcome.as_ref()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(outcomes.len(), 4);
+    // As many as are remembered at most, but for a few, and then more than that.
+    for others in [16 * 1024 - 2, 16 * 1024, 20_000] {
+        let mut intents = Intents::default();
+        for nth in 0..others {
+            intents.see(&Stored { index: 1_000_000 + nth, ..open.clone() });
+        }
+        for outcome in &outcomes {
+            let intent = intents.take(outcome, None, &reader).unwrap().expect("it is in the log");
+            assert_eq!(intent.id, outcome.id);
+        }
+        assert!(intents.remembers(1_000_000 + others - 1), "those that are still open stay");
+    }
 }

@@ -219,8 +219,20 @@ fn however_often_a_witness_speaks_its_newest_word_is_kept() {
     for timestamp in 0..40 {
         reader.keep_cosignatures(&witness.cosign(&note, timestamp), keys).unwrap();
     }
-    let verified = Verifier::open(dir.path()).unwrap().witness(witness.1.clone()).run().unwrap();
-    assert_eq!((verified.cosignatures.len(), verified.cosignatures[0].timestamp), (1, 39));
+    let newest = || {
+        let verified = Verifier::open(dir.path()).unwrap().witness(witness.1.clone()).run().unwrap();
+        let [ref one] = verified.cosignatures[..] else { panic!("{verified:?}") };
+        one.timestamp
+    };
+    assert_eq!(newest(), 39);
+    // Its latest, not the last one that came, nor the first on a note.
+    reader.keep_cosignatures(&witness.cosign(&note, 5), keys).unwrap();
+    assert_eq!(newest(), 39);
+    for times in [[41, 40], [42, 43]] {
+        let both = times.into_iter().fold(note.clone(), |note, time| witness.cosign(&note, time));
+        reader.keep_cosignatures(&both, keys).unwrap();
+        assert_eq!(newest(), times.into_iter().max().unwrap());
+    }
 
     // More witnesses than a note may have lines: refused, and what was kept stays.
     let many: Vec<_> = (0..32).map(|nth| Witness::new(&format!("m{nth}.example"))).collect();

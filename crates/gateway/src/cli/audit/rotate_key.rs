@@ -1,6 +1,6 @@
 //! `portcullis audit rotate-key`.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc::channel};
 
 use anstream::println;
 use clap::Args;
@@ -29,7 +29,11 @@ pub(crate) struct RotateKeyArgs {
 
 pub(super) fn rotate_key(args: RotateKeyArgs) -> Result<u8, CliError> {
     let dir = args.log.dir()?;
-    let rotated = portcullis_audit::rotate_key(&dir, Arc::new(SystemClock));
+    let (send, heard) = channel();
+    let rotated = portcullis_audit::rotate_key(&dir, Arc::new(SystemClock), |ledger| {
+        ledger.on_checkpoint(move |note| drop(send.send(note.to_owned())))
+    });
+    let last = heard.iter().last();
     let rotation = rotated.map_err(|error| match error {
         OpenError::Locked(_) => Failure::new(75, format!("{error}: stop the gateway first")),
         OpenError::Damaged(fault) => Failure::new(65, fault.to_string()),
@@ -41,5 +45,8 @@ pub(super) fn rotate_key(args: RotateKeyArgs) -> Result<u8, CliError> {
     println!(
         "Keep it where you kept the old one. Either verifies the whole log; what `portcullis audit prove` writes from now on only this one."
     );
+    if let Some(last) = last {
+        println!("The old key's last checkpoint, to be kept where you keep the others:\n\n{last}");
+    }
     Ok(0)
 }
