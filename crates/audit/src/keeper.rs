@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use portcullis_core::{AuditId, Timestamp};
-use portcullis_ledger::{ReadError, Writer};
+use portcullis_ledger::{ReadError, Writer, private_dir};
 
 use crate::audit::arrived;
 use crate::reader::AuditReader;
@@ -110,15 +110,6 @@ fn prepare(reader: &AuditReader) -> io::Result<Notes> {
         }
     }
     Ok(notes)
-}
-
-/// Makes a directory that is its owner's alone, unless it is there.
-pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }
 
 /// An earlier version made such directories as the umask had it.

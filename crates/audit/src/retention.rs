@@ -12,12 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use portcullis_core::{Event, EventKind, EventSink as _, RecordError, Timestamp};
-use portcullis_ledger::{Bodies, StoredBody};
+use portcullis_ledger::{Bodies, StoredBody, private_dir};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::audit::Audit;
-use crate::keeper::private_dir;
 use crate::metrics;
 use crate::reader::AuditReader;
 

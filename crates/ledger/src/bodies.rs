@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::body::{BodyKeys, Decoder, Encoder, decoder, is_whole};
-use crate::files::{make_dir, private, sync_dir};
+use crate::files::{private, private_dir, sync_dir};
 use crate::live::{LiveBody, LiveReader};
 use crate::tiles::names;
 use crate::{Durability, Hash};
@@ -108,7 +108,7 @@ impl Bodies {
     /// When its file cannot be made.
     pub fn writer(&self) -> io::Result<BodyWriter> {
         static UNIQUE: AtomicU64 = AtomicU64::new(0);
-        make_dir(&self.dir)?;
+        private_dir(&self.dir)?;
         let name = format!("{}-{}.tmp", std::process::id(), UNIQUE.fetch_add(1, Ordering::Relaxed));
         let temporary = self.dir.join(name);
         let file = private(File::options().write(true).create_new(true)).open(&temporary)?;
@@ -333,7 +333,7 @@ impl BodyWriter {
         }
         let path = bodies.file(digest);
         let parent = path.parent().unwrap_or(&bodies.dir);
-        make_dir(parent)?;
+        private_dir(parent)?;
         fs::rename(&unfinished.0, &path)?;
         if durability == Durability::Fsync {
             bodies.sync_names(&path)?;

@@ -59,8 +59,11 @@ pub(crate) fn replace_name(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// Makes a directory that is its owner's only, and those above it.
-pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+/// Makes a directory that is its owner's only, and those above it, unless it is there: for what lies in a ledger's directory.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn private_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::bodies::Bodies;
-use crate::files::{make_dir, private, replace, sync_dir};
+use crate::files::{private, private_dir, replace, sync_dir};
 use crate::keys::{self, Keys};
 use crate::log::Log;
 use crate::publish::{Publisher, TileWriter};
@@ -261,7 +261,7 @@ impl Ledger {
         let dir = dir.into();
         let segments = dir.join("segments");
         for dir in [&dir, &segments, &dir.join("bodies")] {
-            make_dir(dir).map_err(cannot_use(dir))?;
+            private_dir(dir).map_err(cannot_use(dir))?;
         }
         let lock = lock(&dir.join("lock"))?;
         let reader = Reader::new(&dir).body_keys(options.body_keys.clone());

@@ -109,6 +109,7 @@ mod writer;
 pub use bodies::{Bodies, BodyReader, BodyWriter, MAX_BODY_READ, StoredBody};
 pub use body::BodyKeys;
 pub use cosignature::{CosignError, Cosignature, WitnessKey};
+pub use files::private_dir;
 pub use hash::{Hash, ParseHashError};
 pub use ledger::{Ledger, OpenError, Options, Recovery, RecoveryCause};
 pub use live::{LiveBody, LiveReader};

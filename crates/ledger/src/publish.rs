@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 
-use crate::files::{make_dir, private, replace_name, sync_dir};
+use crate::files::{private, private_dir, replace_name, sync_dir};
 use crate::ledger::{CHECKPOINT, OnCheckpoint};
 use crate::log::Disk;
 use crate::reader::{Entries, Reader};
@@ -251,7 +251,7 @@ impl TileWriter {
             }
             let parent = path.parent().unwrap_or(&self.dir);
             if !parent.is_dir() {
-                make_dir(parent)?;
+                private_dir(parent)?;
                 let above = parent.ancestors().skip(1).take_while(|above| above.starts_with(&self.dir));
                 dirs.extend(above.map(Path::to_path_buf));
             }

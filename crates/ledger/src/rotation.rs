@@ -20,7 +20,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::files::{make_dir, replace, sync_dir};
+use crate::files::{private_dir, replace, sync_dir};
 use crate::ledger::PUBLIC_KEY;
 use crate::note::{MAX_NOTE, Signed};
 use crate::replay::ReadError;
@@ -191,7 +191,7 @@ impl KeyChain {
             return Err(io::Error::other("the log has had too many keys: begin a new one"));
         }
         let file = rotation_file(dir, self.handed_over.len() as u64);
-        make_dir(&dir.join("rotations"))?;
+        private_dir(&dir.join("rotations"))?;
         sync_dir(dir)?;
         replace(&file, note.as_bytes())
     }

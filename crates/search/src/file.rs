@@ -21,15 +21,6 @@ pub(crate) fn dir(log: &Path) -> PathBuf {
     log.join("index")
 }
 
-/// Makes the directory, for its owner only.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
-
 /// The numbers of the indexes in `dir`, in order.
 pub(crate) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     let files = match fs::read_dir(dir) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use portcullis_audit::AuditReader;
-use portcullis_audit::ledger::Hash;
+use portcullis_audit::ledger::{Hash, private_dir};
 use portcullis_core::Timestamp;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
@@ -62,7 +62,7 @@ impl Indexer {
     pub async fn open(log: impl Into<PathBuf>) -> Result<Self, IndexError> {
         let reader = AuditReader::new(log.into());
         let dir = file::dir(reader.dir());
-        file::make_dir(&dir)?;
+        private_dir(&dir)?;
         let lock = lock(&dir.join("lock"))?;
         let number = file::numbers(&dir)?.pop().unwrap_or_default();
         if number > 0 && file::is_current(&file::path(&dir, number)).await {
@@ -283,7 +283,7 @@ pub async fn reindex(
 ) -> Result<u64, IndexError> {
     let reader = AuditReader::new(log.into());
     let dir = file::dir(reader.dir());
-    file::make_dir(&dir)?;
+    private_dir(&dir)?;
     let lock = lock(&dir.join("rebuild.lock"))?;
     let path = dir.join("rebuild");
     file::remove(&path)?;

@@ -61,15 +61,21 @@ async fn an_intent_without_an_outcome_is_closed_as_unknown_at_the_next_start() {
     assert_eq!(gateway.outcomes(2)[1].end, End::Aborted);
 }
 
-#[tokio::test]
-async fn a_torn_tail_is_told_of_in_the_log_s_own_words() {
-    let gateway = Gateway::with(rarely);
-    text(send(&gateway.answering("done"), get("/done")).await).await;
-    let crashed = crash(&gateway);
+/// The same, where the last record had not been written to its end.
+fn crash_while_writing(gateway: &Gateway) -> TempDir {
+    let crashed = crash(gateway);
     let segment = std::fs::read_dir(crashed.path().join("segments")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes.truncate(bytes.len() - 5);
     std::fs::write(&segment, bytes).unwrap();
+    crashed
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_told_of_in_the_log_s_own_words() {
+    let gateway = Gateway::with(rarely);
+    text(send(&gateway.answering("done"), get("/done")).await).await;
+    let crashed = crash_while_writing(&gateway);
     let (audit, opened) = Audit::open(crashed.path(), AuditOptions::new(ORIGIN)).unwrap();
     assert!(opened.recovered);
     assert_eq!(opened.unknown.len(), 1, "the outcome was cut off, its intent was not");
@@ -87,11 +93,7 @@ async fn a_torn_tail_is_told_of_in_the_log_s_own_words() {
 async fn a_new_key_is_told_of_and_what_a_crash_left_before_it() {
     let gateway = Gateway::with(rarely);
     text(send(&gateway.answering("done"), get("/done")).await).await;
-    let crashed = crash(&gateway);
-    let segment = std::fs::read_dir(crashed.path().join("segments")).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = std::fs::read(&segment).unwrap();
-    bytes.truncate(bytes.len() - 5);
-    std::fs::write(&segment, bytes).unwrap();
+    let crashed = crash_while_writing(&gateway);
 
     let time: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
     let (send, heard) = std::sync::mpsc::channel();

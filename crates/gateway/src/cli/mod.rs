@@ -31,7 +31,7 @@ use crate::{client::ClientError, config::Diagnostics};
 #[command(name = "portcullis", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Start here:  portcullis demo\n\n\
     Exit codes:  0 done · 1 failed · 2 wrong usage · 65 wrong configuration or tampered log · 66 no such record · \
-    69 gateway unreachable · 73 a file is there already, or cannot be made · 74 a file cannot be read or written · \
+    69 gateway unreachable, or gone while it was followed · 73 a file is there already, or cannot be made · 74 a file cannot be read or written · \
     75 the log is in use · 77 refused, or not all that the log names could be read")]
 pub struct Cli {
     #[command(subcommand)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use super::failures::failing;
 use super::*;
 use crate::{Tile, TileKind, bundle_records};
 
