@@ -77,6 +77,14 @@ impl Bodies {
         LiveReader::open(file, &self.keys)
     }
 
+    /// Reads a body that has been written to its end, but not [stored](Self::adopt) yet, as [`Bodies::open`] reads one that is.
+    ///
+    /// # Errors
+    /// When the file is not there, or cannot be opened.
+    pub fn open_ended(&self, file: &Path, expected: Hash) -> io::Result<BodyReader> {
+        Ok(BodyReader::new(Source::Ended(self.open_live(file)?), expected))
+    }
+
     /// Stores what has been written to `file` by [`Bodies::begin_live`] or as it is, and then removes the file: a crash in between
     /// leaves both. Takes a few MiB of memory.
     ///
@@ -151,7 +159,7 @@ impl Bodies {
             } else {
                 Source::Plain(file)
             };
-            return Ok(Some(BodyReader { source, expected: digest, digest: Some(Context::new(&SHA256)) }));
+            return Ok(Some(BodyReader::new(source, digest)));
         }
         Ok(None)
     }
@@ -380,6 +388,13 @@ pub struct BodyReader {
 enum Source {
     Plain(File),
     Stored(Box<Decoder<BufReader<File>>>),
+    Ended(LiveReader),
+}
+
+impl BodyReader {
+    fn new(source: Source, expected: Hash) -> Self {
+        Self { source, expected, digest: Some(Context::new(&SHA256)) }
+    }
 }
 
 impl Read for BodyReader {
@@ -387,6 +402,7 @@ impl Read for BodyReader {
         let read = match &mut self.source {
             Source::Plain(file) => file.read(out)?,
             Source::Stored(decoder) => decoder.read(out)?,
+            Source::Ended(live) => live.read(out)?,
         };
         if let Some(digest) = &mut self.digest {
             digest.update(&out[..read]);

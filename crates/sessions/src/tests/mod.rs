@@ -82,6 +82,16 @@ impl Log {
         file
     }
 
+    /// Has the part in the store, and answers its file.
+    pub(super) async fn store(&self, part: &RecordingPart) -> PathBuf {
+        self.audit.close().await;
+        let (reader, written) = (self.reader(), self.reader().recording(&part.file));
+        if written.exists() {
+            reader.recordings().adopt(&written, part.sha256).unwrap();
+        }
+        reader.recording_path(part)
+    }
+
     pub(super) async fn event(&self, event: Event) {
         self.audit.record(event).await.unwrap();
     }

@@ -336,13 +336,14 @@ async fn parts(log: &Log, tty: bool) -> (Recording, crate::Step) {
 
 #[tokio::test]
 async fn a_damaged_part_is_said_and_all_others_are_played_and_exported() {
-    for tty in [false, true] {
+    // In the store, and where it was written.
+    for (tty, stored) in [(false, true), (true, true), (false, false), (true, false)] {
         let log = Log::with(|options| options.recording_part(300).recording_limit(100_000));
         let (recording, step) = parts(&log, tty).await;
         let parts = &step.stream.as_ref().unwrap().recording;
         assert!(parts.len() > 2);
         let named = parts[1].clone();
-        let file = log.reader().recording_path(&named);
+        let file = if stored { log.store(&named).await } else { log.lay_open(&named).await };
         let stored = std::fs::read(&file).unwrap();
         let (whole, mut changed) = ((0..120).map(|line| format!("line {line}\n")).collect::<String>(), 0);
         // Wherever it is damaged: in its head, in its length, in what is compressed, at its end.
