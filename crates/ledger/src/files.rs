@@ -18,26 +18,66 @@ pub(crate) fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Where the file first is not what is expected; `None` when it is that and nothing more. Reads as much at once as there is room for
-/// in `buffer`.
-pub(crate) fn first_difference(path: &Path, expected: &[u8], buffer: &mut [u8]) -> io::Result<Option<u64>> {
-    let mut file = File::open(path)?;
-    let mut same = 0;
-    loop {
-        let read = match file.read(buffer) {
-            Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+/// Reads files beside what they should be.
+pub(crate) struct Comparison {
+    file: Option<File>,
+    buffer: Box<[u8]>,
+    /// How much of `buffer` has been compared, and how much has been read.
+    used: usize,
+    filled: usize,
+    /// How many bytes of the file were as they should be.
+    pub(crate) same: u64,
+}
+
+impl Comparison {
+    /// Reads so many bytes at once.
+    pub(crate) fn new(buffer: usize) -> Self {
+        Self { file: None, buffer: vec![0; buffer].into(), used: 0, filled: 0, same: 0 }
+    }
+
+    /// Begins with a file.
+    pub(crate) fn open(&mut self, path: &Path) -> io::Result<()> {
+        (self.used, self.filled, self.same) = (0, 0, 0);
+        self.file = Some(File::open(path)?);
+        Ok(())
+    }
+
+    /// Whether these are the bytes that come next.
+    pub(crate) fn goes_on(&mut self, mut expected: &[u8]) -> io::Result<bool> {
+        while !expected.is_empty() {
+            if self.used == self.filled && !self.fill()? {
+                return Ok(false);
+            }
+            let found = &self.buffer[self.used..self.filled];
+            let length = found.len().min(expected.len());
+            if found[..length] != expected[..length] {
+                let alike = found.iter().zip(expected).take_while(|(found, expected)| found == expected);
+                self.same += alike.count() as u64;
+                return Ok(false);
+            }
+            self.used += length;
+            self.same += length as u64;
+            expected = &expected[length..];
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing comes any more.
+    pub(crate) fn ends(&mut self) -> io::Result<bool> {
+        Ok(self.used == self.filled && !self.fill()?)
+    }
+
+    fn fill(&mut self) -> io::Result<bool> {
+        let Some(file) = &mut self.file else { return Ok(false) };
+        self.used = 0;
+        self.filled = 0;
+        self.filled = loop {
+            match file.read(&mut self.buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read?,
+            }
         };
-        let (found, rest) = (&buffer[..read], &expected[same..]);
-        if read == 0 && rest.is_empty() {
-            return Ok(None);
-        }
-        if read == 0 || !rest.starts_with(found) {
-            let alike = found.iter().zip(rest).take_while(|(found, expected)| found == expected).count();
-            return Ok(Some((same + alike) as u64));
-        }
-        same += read;
+        Ok(self.filled > 0)
     }
 }
 
@@ -104,12 +144,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, b"12345").unwrap();
-        for room in 1..8 {
-            let differs = |expected: &[u8]| first_difference(&path, expected, &mut vec![0; room]).unwrap();
-            assert_eq!(differs(b"12345"), None);
+        for buffer in 1..8 {
+            let mut comparison = Comparison::new(buffer);
+            let mut differs = |expected: &[&[u8]]| {
+                comparison.open(&path).unwrap();
+                let same = expected.iter().all(|bytes| comparison.goes_on(bytes).unwrap());
+                (!(same && comparison.ends().unwrap())).then_some(comparison.same)
+            };
+            assert_eq!([differs(&[b"12345"]), differs(&[b"1", b"", b"2345", b""])], [None, None]);
+            assert_eq!([differs(&[b"1234"]), differs(&[b"1", b"23456"])], [Some(4), Some(5)]);
             assert_eq!(
-                [differs(b"1234"), differs(b"123456"), differs(b"12x45")],
-                [Some(4), Some(5), Some(2)]
+                [differs(&[b"12x45"]), differs(&[b"12", b"x45"]), differs(&[])],
+                [Some(2), Some(2), Some(0)]
             );
         }
     }

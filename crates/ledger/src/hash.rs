@@ -36,23 +36,15 @@ impl Hash {
     /// The hash of an inner node: `SHA-256(0x01 || left || right)` (RFC 6962 §2.1).
     #[must_use]
     pub fn node(left: Self, right: Self) -> Self {
-        Self::pair(0x01, left, right)
-    }
-
-    /// The running hash chain that every stored entry carries: `SHA-256(0x02 || previous || leaf)`.
-    ///
-    /// It is no part of the tree. It lets a verifier *name* the first altered record, where the tree's root alone can
-    /// only say that something was altered.
-    #[must_use]
-    pub(crate) fn link(previous: Self, leaf: Self) -> Self {
-        Self::pair(0x02, previous, leaf)
+        // One call for the three parts: setting up and finishing a digest costs as much as what is hashed here.
+        let mut bytes = [0x01; 65];
+        bytes[1..33].copy_from_slice(&left.0);
+        bytes[33..].copy_from_slice(&right.0);
+        Self::of(&bytes)
     }
 
     /// What stands before a leaf when it is hashed.
     pub(crate) const LEAF: u8 = 0x00;
-
-    /// The chain's value before the first entry.
-    pub(crate) const NO_LINK: Self = Self([0; 32]);
 
     /// The digest's bytes.
     #[must_use]
@@ -66,14 +58,6 @@ impl Hash {
 
     pub(crate) fn from_base64(text: &str) -> Option<Self> {
         Some(Self(BASE64.decode(text).ok()?.try_into().ok()?))
-    }
-
-    /// One call for the three parts: setting up and finishing a digest costs as much as what is hashed here.
-    fn pair(tag: u8, left: Self, right: Self) -> Self {
-        let mut bytes = [tag; 65];
-        bytes[1..33].copy_from_slice(&left.0);
-        bytes[33..].copy_from_slice(&right.0);
-        Self::of(&bytes)
     }
 
     pub(crate) fn from_digest(bytes: &[u8]) -> Self {

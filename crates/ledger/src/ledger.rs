@@ -358,6 +358,9 @@ impl Ledger {
             // A thread that panicked has already made the ledger refuse everything.
             let _ = thread.join();
         }
+        if let Some(pen) = &mut self.shared.lock().pen {
+            pen.finish();
+        }
     }
 }
 
@@ -399,7 +402,7 @@ fn found(dir: &Path, segments: &Path, key: &SigningKey) -> Result<(), OpenError>
     let root = Frontier::new().root();
     let note = Checkpoint { origin: origin.to_owned(), size: 0, root }.sign(key).map_err(key_error(&path))?;
     replace(&path, note.as_bytes()).map_err(cannot_use(&path))?;
-    Log::create(segments, origin, &Frontier::new(), Hash::NO_LINK).map_err(cannot_use(segments))?;
+    Log::create(segments, origin, &Frontier::new()).map_err(cannot_use(segments))?;
     Ok(())
 }
 
@@ -449,10 +452,13 @@ fn resume(
     options: &Options,
 ) -> Result<(Log, Option<Recovery>), OpenError> {
     let path = replay.segment.path.clone();
-    let file = File::options().append(true).read(true).open(&path).map_err(cannot_use(&path))?;
+    let file = File::options().write(true).read(true).open(&path).map_err(cannot_use(&path))?;
     let mut torn = None;
     if damage.is_some() {
         torn = Some(set_aside(&path, replay.segment.offset)?);
+    }
+    // Zeros, too: nothing was ever there.
+    if file.metadata().map_err(cannot_use(&path))?.len() > replay.segment.offset {
         file.set_len(replay.segment.offset).and_then(|()| file.sync_all()).map_err(cannot_use(&path))?;
     }
     sync_dir(segments).map_err(cannot_use(segments))?;
@@ -473,8 +479,10 @@ fn not_beyond(dir: &Path, size: u64) -> Result<(), OpenError> {
 
 /// Copies what stands in `path` from `offset` on to a file beside it: recovery never destroys evidence.
 fn set_aside(path: &Path, offset: u64) -> Result<RecoveryCause, OpenError> {
-    let tail =
+    let mut tail =
         fs::read(path).map_err(cannot_use(path))?.split_off(usize::try_from(offset).unwrap_or(usize::MAX));
+    // Without the room behind it.
+    tail.truncate(tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     let (bytes, sha256) = (tail.len() as u64, Hash::of(&tail));
     let kept = path.with_extension(format!("torn-{offset}-{}", &sha256.to_string()[..8]));
     replace(&kept, &tail).map_err(cannot_use(&kept))?;

@@ -42,14 +42,14 @@ impl Frontier {
         &self.nodes
     }
 
-    /// Appends a leaf by its hash.
-    pub fn push(&mut self, leaf: Hash) {
-        self.push_showing(leaf, |_, _| {});
+    /// Appends a leaf by its hash. Answers the root of the largest perfect sub-tree that ends with it.
+    pub fn push(&mut self, leaf: Hash) -> Hash {
+        self.push_showing(leaf, |_, _| {})
     }
 
     /// Appends a leaf, and shows each perfect sub-tree's root that this makes known, with its height: first the leaf itself, at
-    /// zero.
-    pub(crate) fn push_showing(&mut self, leaf: Hash, mut show: impl FnMut(u8, Hash)) {
+    /// zero. Answers the last.
+    pub(crate) fn push_showing(&mut self, leaf: Hash, mut show: impl FnMut(u8, Hash)) -> Hash {
         let (mut node, mut height) = (leaf, 0);
         let mut bits = self.size;
         show(height, node);
@@ -62,6 +62,7 @@ impl Frontier {
         }
         self.nodes.push(node);
         self.size += 1;
+        node
     }
 
     /// The root: `MTH(D[n])` of RFC 6962.
@@ -76,7 +77,9 @@ impl Frontier {
 impl FromIterator<Hash> for Frontier {
     fn from_iter<I: IntoIterator<Item = Hash>>(leaves: I) -> Self {
         let mut frontier = Self::new();
-        leaves.into_iter().for_each(|leaf| frontier.push(leaf));
+        for leaf in leaves {
+            frontier.push(leaf);
+        }
         frontier
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::bodies::Bodies;
-use crate::replay::{Fault, FaultKind, ReadError, open_segment};
+use crate::replay::{Fault, FaultKind, ReadError, UP_TO_THE_NEXT, open_segment};
 use crate::rotation::KeyChain;
 use crate::segment::{self, Entry, SegmentReader, Step};
 use crate::tile::push_entry;
@@ -225,10 +225,12 @@ impl Iterator for Entries {
     type Item = Result<Entry, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        // Whether a later segment was there before the last look at this one: then this one has all that it ever will.
+        let mut finished = false;
         loop {
-            match self.segment.step() {
+            let ends_early = match self.segment.step() {
                 Err(source) => return Some(Err(ReadError::io(&self.segment.path)(source))),
-                Ok(Step::Bad(why)) => return Some(Err(self.fault(FaultKind::Edited, why).into())),
+                Ok(Step::Bad(broken)) => return Some(Err(self.fault(broken.kind(), broken.why()).into())),
                 Ok(Step::Entry(found)) if found.index != self.next => {
                     let detail = format!("record {} stands where record {} should", found.index, self.next);
                     return Some(Err(self.fault(FaultKind::Removed, &detail).into()));
@@ -238,19 +240,28 @@ impl Iterator for Entries {
                     if found.index >= self.from {
                         return Some(Ok(self.segment.entry(&found)));
                     }
+                    continue;
                 }
-                Ok(Step::Partial) => return None,
+                Ok(Step::Torn(broken)) => self.fault(broken.kind(), broken.why()),
                 Ok(Step::End) => {
                     // A segment is complete once its successor, named by the next entry, exists.
                     let path = self.segments.join(segment::file_name(self.next));
-                    if path == *self.segment.path || !path.exists() {
-                        return None;
+                    if path != *self.segment.path && path.exists() {
+                        match open_segment(&path, self.next) {
+                            Ok(segment) => self.segment = segment,
+                            Err(error) => return Some(Err(error)),
+                        }
+                        finished = false;
+                        continue;
                     }
-                    match open_segment(&path, self.next) {
-                        Ok(segment) => self.segment = segment,
-                        Err(error) => return Some(Err(error)),
-                    }
+                    self.fault(FaultKind::Removed, UP_TO_THE_NEXT)
                 }
+            };
+            match segment::is_last(&self.segments, &self.segment.header) {
+                Err(source) => return Some(Err(ReadError::io(&self.segments)(source))),
+                Ok(true) => return None,
+                Ok(false) if finished => return Some(Err(ends_early.into())),
+                Ok(false) => finished = true,
             }
         }
     }

@@ -1,12 +1,12 @@
-//! Walking a ledger from a segment on while recomputing tree and chain: what opening and verifying have in common.
+//! Walking a ledger from a segment on while recomputing its tree: what opening and verifying have in common.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::segment::{self, EntryRef, Found, HeaderError, SegmentReader, Step};
+use crate::Frontier;
+use crate::segment::{self, Broken, EntryRef, Found, HeaderError, SegmentReader, Step};
 use crate::tiling::Tiling;
-use crate::{Frontier, Hash};
 
 /// What is wrong with a stored log, and where it first shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,22 @@ impl FaultKind {
     }
 }
 
+impl Broken {
+    pub(crate) const fn kind(self) -> FaultKind {
+        match self {
+            Self::Short => FaultKind::Truncated,
+            Self::Changed(_) => FaultKind::Edited,
+        }
+    }
+
+    pub(crate) const fn why(self) -> &'static str {
+        match self {
+            Self::Short => "the file ends within this record",
+            Self::Changed(why) => why,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, index, file, offset, detail } = self;
@@ -96,16 +112,18 @@ impl ReadError {
 #[derive(Debug)]
 pub(crate) enum Next {
     Entry(Found),
-    /// The log's end, with what follows the last whole entry, if anything does.
+    /// The log's end, with what follows the last whole entry, if anything does: a write that was not, or is not, finished.
     Tail(Option<Fault>),
 }
+
+/// What is wrong where a segment that has a successor ends too early.
+pub(crate) const UP_TO_THE_NEXT: &str = "the records up to the next segment are gone";
 
 #[derive(Debug)]
 pub(crate) struct Replay {
     segments: PathBuf,
     pub(crate) segment: SegmentReader,
     pub(crate) tree: Frontier,
-    pub(crate) link: Hash,
     /// The tiles of what has been read; `None` when nobody compares them.
     pub(crate) tiling: Option<Tiling>,
 }
@@ -115,8 +133,7 @@ impl Replay {
     pub(crate) fn open(segments: &Path, path: &Path, first: u64) -> Result<Self, ReadError> {
         let segment = open_segment(path, first)?;
         let tree = segment.header.tree().unwrap_or_default();
-        let link = segment.header.link;
-        Ok(Self { segments: segments.to_owned(), segment, tree, link, tiling: None })
+        Ok(Self { segments: segments.to_owned(), segment, tree, tiling: None })
     }
 
     /// The entry that was read last.
@@ -129,13 +146,12 @@ impl Replay {
         let mut finished = false;
         loop {
             let step = self.segment.step().map_err(ReadError::io(&self.segment.path))?;
-            let why = match step {
+            let fault = match step {
                 Step::Entry(found) => return self.accept(found).map(Next::Entry),
+                Step::Bad(broken) => return Err(self.fault(broken.kind(), broken.why()).into()),
+                Step::Torn(broken) => Some(self.fault(broken.kind(), broken.why())),
                 Step::End => None,
-                Step::Partial => Some((FaultKind::Truncated, "the file ends within this record")),
-                Step::Bad(why) => Some((FaultKind::Edited, why)),
             };
-            let fault = why.map(|(kind, why)| self.fault(kind, why));
             let next = self.segments.join(segment::file_name(self.tree.size()));
             let goes_on = next != *self.segment.path && next.exists();
             match fault {
@@ -145,16 +161,15 @@ impl Replay {
                 }
                 // The last segment may have a torn tail; one with a successor was finished before that was begun.
                 fault => {
-                    let later = segment::list(&self.segments).map_err(ReadError::io(&self.segments))?;
-                    if later.last().is_none_or(|(first, _)| *first <= self.segment.header.first) {
+                    let last = segment::is_last(&self.segments, &self.segment.header);
+                    if last.map_err(ReadError::io(&self.segments))? {
                         return Ok(Next::Tail(fault));
                     }
                     // A log in use may have gone on, and begun that one, between the two looks.
                     if !std::mem::replace(&mut finished, true) {
                         continue;
                     }
-                    let gone =
-                        || self.fault(FaultKind::Removed, "the records up to the next segment are gone");
+                    let gone = || self.fault(FaultKind::Removed, UP_TO_THE_NEXT);
                     return Err(fault.unwrap_or_else(gone).into());
                 }
             }
@@ -181,17 +196,16 @@ impl Replay {
             });
         }
         let leaf = self.segment.leaf(&found);
-        let link = Hash::link(self.link, leaf);
-        if link != found.link {
-            let what = "it does not continue the hash chain".into();
-            return Err(self.fault_at(&found, FaultKind::Edited, what));
-        }
-        match &mut self.tiling {
+        let node = match &mut self.tiling {
             Some(tiling) => tiling.push(&mut self.tree, leaf, self.segment.record(&found)),
             None => self.tree.push(leaf),
+        };
+        if node == found.node {
+            return Ok(found);
         }
-        self.link = link;
-        Ok(found)
+        let detail = "it is not the record, or does not follow on those, whose hash stands beside it";
+        let fault = self.fault(FaultKind::Edited, detail);
+        Err(Fault { index: expected, offset: found.offset, ..fault }.into())
     }
 
     fn fault_at(&self, found: &Found, kind: FaultKind, detail: String) -> ReadError {
@@ -209,7 +223,7 @@ impl Replay {
 
     fn enter(&mut self, path: &Path) -> Result<(), ReadError> {
         let segment = open_segment(path, self.tree.size())?;
-        if segment.header.tree().as_ref() != Some(&self.tree) || segment.header.link != self.link {
+        if segment.header.tree().as_ref() != Some(&self.tree) {
             let detail = "the segment does not continue the one before it".to_owned();
             let (index, file) = (self.tree.size(), path.to_owned());
             return Err(Fault { kind: FaultKind::Edited, index, file, offset: 0, detail }.into());

@@ -3,13 +3,20 @@
 //! A segment is a header and then entries, nothing else:
 //!
 //! ```text
-//! header   "portcullis-log1\n" | length u32 | crc u32 | JSON {origin, first, frontier, link}
-//! entry    length u32 | crc u32 | index u64 | link [32] | record
+//! header   "portcullis-log2\n" | length u32 | crc u32 | JSON {origin, first, frontier}
+//! entry    length u32 | crc u32 | index u64 | unflushed u32 | node [32] | record
 //! ```
 //!
 //! Integers are little-endian. `crc` is CRC-32 over everything else of its header or entry: it tells a torn write from a
-//! whole one; it is no protection, the tree is. The header repeats the tree's frontier at the segment's first entry, so
-//! that opening a ledger reads its last segment only. Parsing is sans-I/O ([`parse_entry`]); reading is [`SegmentReader`].
+//! whole one; it is no protection, the tree is. `node` is the root of the largest perfect sub-tree that ends with this entry,
+//! which whoever appends or verifies has at hand: with it the first altered record can be *named*, where the tree's root alone
+//! only says that something was altered. The header repeats the tree's frontier at the segment's first entry, so that opening a
+//! ledger reads its last segment only. Parsing is sans-I/O ([`parse_entry`]); reading is [`SegmentReader`].
+//!
+//! Zeros may follow the last entry: room that was made before it was needed, since what overwrites it is flushed sooner than
+//! what lengthens a file. After a power cut any part of what was overwritten and not flushed may be there, in any order. So each
+//! entry says how many of the bytes before it were perhaps not on the disk yet (`unflushed`): what is broken is torn, unless an
+//! entry behind it vouches that it was on the disk.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -23,8 +30,8 @@ use crate::{Frontier, Hash};
 /// The largest record, in bytes: what an entry bundle of tlog-tiles can hold.
 pub const MAX_RECORD: usize = 65_535;
 
-pub(crate) const MAGIC: &[u8; 16] = b"portcullis-log1\n";
-const ENTRY_HEAD: usize = 4 + 4 + 8 + 32;
+pub(crate) const MAGIC: &[u8; 16] = b"portcullis-log2\n";
+const ENTRY_HEAD: usize = 4 + 4 + 8 + 4 + 32;
 const MAX_HEADER: usize = 64 * 1024;
 /// How much of a segment is in memory at once, in bytes: more than the largest header or entry.
 const BUFFER: usize = 256 * 1024;
@@ -37,8 +44,6 @@ pub(crate) struct Header {
     pub(crate) first: u64,
     /// The frontier's nodes at `first`.
     pub(crate) frontier: Vec<Hash>,
-    /// The hash chain's value before `first`.
-    pub(crate) link: Hash,
 }
 
 impl Header {
@@ -77,19 +82,21 @@ impl Header {
 }
 
 /// Appends one entry's bytes to `out`. The record's length has been checked by whoever accepted it.
-pub(crate) fn encode_entry(out: &mut Vec<u8>, index: u64, link: Hash, record: &[u8]) {
+pub(crate) fn encode_entry(out: &mut Vec<u8>, index: u64, unflushed: u64, node: Hash, record: &[u8]) {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "at most MAX_RECORD, checked when the record was accepted"
     )]
     let length = (record.len() as u32).to_le_bytes();
-    let index = index.to_le_bytes();
-    let crc = checksum(&[&length, &index, link.as_bytes(), record]);
+    let begin = out.len();
     out.extend_from_slice(&length);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(&index);
-    out.extend_from_slice(link.as_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&index.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(unflushed).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(node.as_bytes());
     out.extend_from_slice(record);
+    let crc = checksum(&[&length, &out[begin + 8..]]);
+    out[begin + 4..begin + 8].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// How many bytes an entry with this record takes.
@@ -102,7 +109,9 @@ pub(crate) const fn entry_size(record: usize) -> usize {
 pub(crate) enum Parsed<'a> {
     Entry {
         index: u64,
-        link: Hash,
+        /// How many bytes before it were perhaps not on the disk when it was written: at least so many.
+        unflushed: u32,
+        node: Hash,
         record: &'a [u8],
     },
     /// It ends before its own length says; more bytes may complete it.
@@ -119,12 +128,14 @@ pub(crate) fn parse_entry(bytes: &[u8]) -> Parsed<'_> {
     }
     let Some((crc, rest)) = rest.split_first_chunk::<4>() else { return Parsed::Partial };
     let Some((index, rest)) = rest.split_first_chunk::<8>() else { return Parsed::Partial };
-    let Some((link, rest)) = rest.split_first_chunk::<32>() else { return Parsed::Partial };
+    let Some((unflushed, rest)) = rest.split_first_chunk::<4>() else { return Parsed::Partial };
+    let Some((node, rest)) = rest.split_first_chunk::<32>() else { return Parsed::Partial };
     let Some(record) = rest.get(..size) else { return Parsed::Partial };
     if checksum(&[length, &bytes[8..ENTRY_HEAD + size]]) != u32::from_le_bytes(*crc) {
         return Parsed::Bad("its bytes were changed");
     }
-    Parsed::Entry { index: u64::from_le_bytes(*index), link: Hash::new(*link), record }
+    let (index, unflushed) = (u64::from_le_bytes(*index), u32::from_le_bytes(*unflushed));
+    Parsed::Entry { index, unflushed, node: Hash::new(*node), record }
 }
 
 fn checksum(parts: &[&[u8]]) -> u32 {
@@ -144,7 +155,6 @@ pub struct Entry {
     pub file: Arc<Path>,
     /// Where it begins in that file.
     pub offset: u64,
-    pub(crate) link: Hash,
 }
 
 impl Entry {
@@ -169,7 +179,7 @@ pub struct EntryRef<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) index: u64,
-    pub(crate) link: Hash,
+    pub(crate) node: Hash,
     /// Where it begins in the file.
     pub(crate) offset: u64,
     /// Where its record begins in the buffer, and how long it is.
@@ -181,12 +191,21 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) enum Step {
     Entry(Found),
-    /// The file ends here, between two entries.
+    /// Nothing follows, or nothing yet: the file ends here, or has zeros from here on.
     End,
-    /// The file ends here, within an entry.
-    Partial,
-    /// What stands here is no entry.
-    Bad(&'static str),
+    /// What stands here is no whole entry, and nothing says that it has ever been on the disk.
+    Torn(Broken),
+    /// What stands here is no entry, and once was.
+    Bad(Broken),
+}
+
+/// Why what stands somewhere is no entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The file ends within it.
+    Short,
+    /// It can be none.
+    Changed(&'static str),
 }
 
 /// Reads one segment from front to back, and on as it grows.
@@ -202,6 +221,17 @@ pub(crate) struct SegmentReader {
     filled: usize,
     /// The offset in the file of `buffer[used]`.
     pub(crate) offset: u64,
+    /// From where on there were zeros only when the rest of the file was last looked through.
+    zeros_from: Option<u64>,
+}
+
+/// What follows something that is no entry.
+enum Behind {
+    /// Zeros, like what stands there itself.
+    Nothing,
+    Something,
+    /// An entry that was written when what stands there was on the disk.
+    Flushed,
 }
 
 /// Why a segment could not be opened.
@@ -223,7 +253,17 @@ impl SegmentReader {
         }
         let filled = head.len();
         head.resize(BUFFER, 0);
-        Ok(Self { file, path: path.into(), header, buffer: head, used: size, filled, offset: size as u64 })
+        let offset = size as u64;
+        Ok(Self {
+            file,
+            path: path.into(),
+            header,
+            buffer: head,
+            used: size,
+            filled,
+            offset,
+            zeros_from: None,
+        })
     }
 
     /// Goes on at `offset`, where an entry begins.
@@ -234,27 +274,103 @@ impl SegmentReader {
     }
 
     pub(crate) fn step(&mut self) -> io::Result<Step> {
+        if let Ok(found) = self.parse()? {
+            return Ok(Step::Entry(found));
+        }
+        if self.zeros_from == Some(self.offset) && self.is_zero()? {
+            return Ok(Step::End);
+        }
+        // What is in the buffer may have been read before the writer wrote more, or something else: read it anew.
+        let broken = match self.parse_again()? {
+            Ok(found) => return Ok(Step::Entry(found)),
+            Err(None) => return Ok(Step::End),
+            Err(Some(broken)) => broken,
+        };
+        let behind = self.look_behind()?;
+        let now = self.parse_again()?;
+        self.zeros_from = matches!(behind, Behind::Nothing).then_some(self.offset);
+        Ok(match (behind, now) {
+            // In a log in use it has become whole since.
+            (_, Ok(found)) => Step::Entry(found),
+            (Behind::Nothing, _) | (_, Err(None)) => Step::End,
+            (Behind::Something, Err(Some(_))) => Step::Torn(broken),
+            (Behind::Flushed, Err(Some(_))) => Step::Bad(broken),
+        })
+    }
+
+    /// Whether the writer has still written nothing where it writes next: a length is never zero.
+    fn is_zero(&mut self) -> io::Result<bool> {
+        self.seek(self.offset)?;
+        let mut length = [0; 4];
+        let read = self.file.read(&mut length)?;
+        self.seek(self.offset)?;
+        Ok(length[..read].iter().all(|byte| *byte == 0))
+    }
+
+    fn parse_again(&mut self) -> io::Result<Result<Found, Option<Broken>>> {
+        self.seek(self.offset)?;
+        self.parse()
+    }
+
+    /// The next entry, or what stands there instead: `None` at the file's end.
+    fn parse(&mut self) -> io::Result<Result<Found, Option<Broken>>> {
         loop {
             match parse_entry(&self.buffer[self.used..self.filled]) {
-                Parsed::Entry { index, link, record } => {
+                Parsed::Entry { index, node, record, .. } => {
                     let (size, length) = (entry_size(record.len()), record.len());
                     let begin = self.used + ENTRY_HEAD;
-                    let found = Found { index, link, offset: self.offset, begin, length };
+                    let found = Found { index, node, offset: self.offset, begin, length };
                     self.used += size;
                     self.offset += size as u64;
-                    return Ok(Step::Entry(found));
+                    return Ok(Ok(found));
                 }
-                Parsed::Bad(why) => return Ok(Step::Bad(why)),
+                Parsed::Bad(why) => return Ok(Err(Some(Broken::Changed(why)))),
                 Parsed::Partial => {
                     if !self.fill()? {
-                        let clean = self.used == self.filled;
-                        // A writer that failed may cut the file back and write something else here: read it anew.
-                        (self.used, self.filled) = (0, 0);
-                        self.file.seek(SeekFrom::Start(self.offset))?;
-                        return Ok(if clean { Step::End } else { Step::Partial });
+                        return Ok(Err((self.used < self.filled).then_some(Broken::Short)));
                     }
                 }
             }
+        }
+    }
+
+    /// Looks through the rest of the file for an entry which says that what stands here was on the disk before it. Spoils the buffer.
+    ///
+    /// Only such places count as an entry's beginning whose index is one of this segment's: of other bytes hardly any are, and
+    /// so this takes no longer than reading.
+    fn look_behind(&mut self) -> io::Result<Behind> {
+        let mut base = self.file.seek(SeekFrom::Start(self.offset))?;
+        let (mut at, mut filled, mut behind) = (1, 0, Behind::Nothing);
+        loop {
+            let more = self.file.read(&mut self.buffer[filled..])?;
+            filled += more;
+            if self.buffer[..filled].iter().all(|byte| *byte == 0) {
+                at = filled;
+            } else {
+                behind = Behind::Something;
+            }
+            while let Some(head) = self.buffer[..filled].get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+                let [.., a, b, c, d, e, f, g, h] = *head;
+                let nth = u64::from_le_bytes([a, b, c, d, e, f, g, h]).checked_sub(self.header.first);
+                if nth.is_some_and(|nth| nth <= u64::from(u32::MAX)) {
+                    match parse_entry(&self.buffer[at..filled]) {
+                        Parsed::Entry { unflushed, .. }
+                            if (base + at as u64).saturating_sub(unflushed.into()) > self.offset =>
+                        {
+                            return Ok(Behind::Flushed);
+                        }
+                        Parsed::Partial if more > 0 => break,
+                        _ => {}
+                    }
+                }
+                at += 1;
+            }
+            if more == 0 {
+                return Ok(behind);
+            }
+            at = at.min(filled);
+            self.buffer.copy_within(at..filled, 0);
+            (base, filled, at) = (base + at as u64, filled - at, 0);
         }
     }
 
@@ -263,7 +379,7 @@ impl SegmentReader {
         &self.buffer[found.begin..found.begin + found.length]
     }
 
-    /// The hash of its leaf, without moving a byte of it: in front of the record stands the last byte of the link, which has
+    /// The hash of its leaf, without moving a byte of it: in front of the record stands the last byte of the node, which has
     /// been read, and there the zero goes that RFC 6962 puts before a leaf.
     pub(crate) fn leaf(&mut self, found: &Found) -> Hash {
         self.buffer[found.begin - 1] = Hash::LEAF;
@@ -271,8 +387,8 @@ impl SegmentReader {
     }
 
     pub(crate) fn entry(&self, found: &Found) -> Entry {
-        let Found { index, link, offset, .. } = *found;
-        Entry { index, record: self.record(found).to_vec(), file: self.path.clone(), offset, link }
+        let Found { index, offset, .. } = *found;
+        Entry { index, record: self.record(found).to_vec(), file: self.path.clone(), offset }
     }
 
     /// Reads more of the file; whether there was more.
@@ -299,9 +415,9 @@ pub(crate) fn read_at(path: &Path, offset: u64) -> io::Result<Option<Entry>> {
             read => filled += read,
         }
         match parse_entry(&bytes[..filled]) {
-            Parsed::Entry { index, link, record } => {
+            Parsed::Entry { index, record, .. } => {
                 let (record, file) = (record.to_vec(), path.into());
-                return Ok(Some(Entry { index, record, file, offset, link }));
+                return Ok(Some(Entry { index, record, file, offset }));
             }
             Parsed::Bad(_) => return Ok(None),
             Parsed::Partial if filled == bytes.len() => bytes.resize(entry_size(MAX_RECORD), 0),
@@ -324,6 +440,11 @@ pub(crate) fn list(segments: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// Whether no later segment is there.
+pub(crate) fn is_last(segments: &Path, header: &Header) -> io::Result<bool> {
+    Ok(list(segments)?.last().is_none_or(|(first, _)| *first <= header.first))
+}
+
 /// The name of the segment that begins with entry `first`.
 pub(crate) fn file_name(first: u64) -> String {
     format!("{first:020}.log")
@@ -337,7 +458,7 @@ mod tests {
 
     fn entry(index: u64, record: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode_entry(&mut bytes, index, Hash::of(record), record);
+        encode_entry(&mut bytes, index, 7, Hash::of(record), record);
         bytes
     }
 
@@ -349,7 +470,7 @@ mod tests {
             let mut bytes = entry(index, &record);
             prop_assert_eq!(
                 parse_entry(&bytes),
-                Parsed::Entry { index, link: Hash::of(&record), record: &record }
+                Parsed::Entry { index, unflushed: 7, node: Hash::of(&record), record: &record }
             );
             for end in 0..bytes.len() {
                 prop_assert_eq!(parse_entry(&bytes[..end]), Parsed::Partial);
@@ -369,7 +490,7 @@ mod tests {
 
         #[test]
         fn a_header_round_trips_and_any_change_shows(at in any::<usize>(), bit in 0_u8..8) {
-            let header = Header { origin: "log.example".into(), first: 3, frontier: vec![Hash::NO_LINK; 2], link: Hash::of(b"l") };
+            let header = Header { origin: "log.example".into(), first: 3, frontier: vec![Hash::of(b"l"); 2] };
             let mut bytes = header.encode().unwrap();
             let size = bytes.len();
             prop_assert_eq!(Header::parse(&bytes).unwrap(), (header, size));

@@ -31,7 +31,7 @@ impl Syncer {
         let _guard = ThreadGuard(shared.clone());
         let _flushed_out = FlushedOut(shared.clone());
         while let Some(Work { dirty, waiters, wanted, tree, sign }) = self.wait() {
-            let flushed = dirty.iter().try_for_each(|dirty| self.disk.sync(&dirty.segment.file));
+            let flushed = dirty.iter().try_for_each(|dirty| dirty.segment.flush(&self.disk));
 
             let mut state = shared.lock();
             state.flushing = false;

@@ -149,12 +149,16 @@ impl FromStr for Tile {
     }
 }
 
-/// Appends one entry to a bundle. The record's length has been checked by whoever accepted it.
+/// Appends one entry to a bundle.
 pub(crate) fn push_entry(bundle: &mut Vec<u8>, record: &[u8]) {
-    #[expect(clippy::cast_possible_truncation, reason = "at most MAX_RECORD, checked when it was accepted")]
-    let length = record.len() as u16;
-    bundle.extend_from_slice(&length.to_be_bytes());
+    bundle.extend_from_slice(&entry_length(record));
     bundle.extend_from_slice(record);
+}
+
+/// What stands before a record in a bundle. Its length has been checked by whoever accepted it.
+#[expect(clippy::cast_possible_truncation, reason = "at most MAX_RECORD, checked when it was accepted")]
+pub(crate) const fn entry_length(record: &[u8]) -> [u8; 2] {
+    (record.len() as u16).to_be_bytes()
 }
 
 /// Why some bytes are not a bundle.

@@ -55,13 +55,21 @@ impl Tiling {
         }
     }
 
+    /// Leaves out the bundles before this one.
+    pub(crate) fn bundles_from(mut self, bundle: u64) -> Self {
+        if let Some(entries) = &mut self.entries {
+            entries.index = bundle;
+        }
+        self
+    }
+
     /// The tiling of a tree of `size` leaves, a multiple of 256, and that tree, from its full tiles.
     pub(crate) fn resume<E>(
         size: u64,
         bundles: bool,
         mut read: impl FnMut(Tile) -> Result<Vec<u8>, E>,
     ) -> Result<(Self, Frontier), E> {
-        let mut tiling = Self::new(bundles);
+        let mut tiling = Self::new(bundles).bundles_from(size / u64::from(FULL));
         let mut nodes = Vec::new();
         for level in 0..=MAX_LEVEL {
             let count = TileKind::Hashes(level).count(size);
@@ -80,16 +88,15 @@ impl Tiling {
             nodes.splice(0..0, right.nodes().iter().copied());
             tiling.levels.push(growing);
         }
-        if let Some(entries) = &mut tiling.entries {
-            entries.index = size / u64::from(FULL);
-        }
         let tree = Frontier::from_parts(size, nodes).unwrap_or_default();
         Ok((tiling, tree))
     }
 
-    /// Appends a leaf to `tree` and to the tiles.
-    pub(crate) fn push(&mut self, tree: &mut Frontier, leaf: Hash, record: &[u8]) {
-        if let Some(entries) = &mut self.entries {
+    /// Appends a leaf to `tree` and to the tiles. Answers what [`Frontier::push`] does.
+    pub(crate) fn push(&mut self, tree: &mut Frontier, leaf: Hash, record: &[u8]) -> Hash {
+        if let Some(entries) = &mut self.entries
+            && tree.size() >= entries.index * u64::from(FULL)
+        {
             self.full
                 .extend(entries.grown(TileKind::Entries, &mut self.spare, |bytes| push_entry(bytes, record)));
         }
@@ -98,7 +105,7 @@ impl Tiling {
             if height % 8 == 0 {
                 self.node(height / 8, node);
             }
-        });
+        })
     }
 
     fn node(&mut self, level: u8, node: Hash) {

@@ -132,7 +132,7 @@ impl Verifier {
             return Err(Fault { kind: FaultKind::Removed, index: 0, file, offset: 0, detail }.into());
         }
         let mut replay = Replay::open(&segments, &list[0].1, 0)?;
-        replay.tiling = Some(Tiling::new(true));
+        replay.tiling = Some(Tiling::new(true).bundles_from(tiles.bundles()));
         let mut due = known.iter().peekable();
         loop {
             while let Some(checkpoint) = due.next_if(|checkpoint| checkpoint.size == replay.tree.size()) {
@@ -140,7 +140,9 @@ impl Verifier {
             }
             match replay.next()? {
                 Next::Entry(found) => {
-                    each(&replay.entry(&found));
+                    let entry = replay.entry(&found);
+                    each(&entry);
+                    tiles.entry(&entry)?;
                     if let Some(tiling) = replay.tiling.as_mut().filter(|tiling| tiling.has_full()) {
                         for (tile, bytes) in tiling.take_full() {
                             tiles.full(tile, &bytes)?;
@@ -152,10 +154,7 @@ impl Verifier {
                     if let Some(checkpoint) = due.next_back() {
                         return Err(missing(&replay, damage, checkpoint).into());
                     }
-                    let torn = match damage {
-                        Some(fault) if fault.kind != FaultKind::Truncated => return Err(fault.into()),
-                        damage => damage.is_some(),
-                    };
+                    let torn = damage.is_some();
                     // Only now: where the records are gone too, that says more.
                     if let Some(stale) = stale {
                         return Err(stale.into());

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::files;
+use crate::files::Comparison;
 use crate::replay::{Fault, FaultKind, ReadError};
-use crate::tile::{MAX_LEVEL, Tile, TileKind, cut};
+use crate::segment::EntryRef;
+use crate::tile::{FULL, MAX_LEVEL, Tile, TileKind, cut, entry_length};
 use crate::tiles::{claimed, fault, is_missing, read_exactly, stored, walk};
 use crate::tiling::Tiling;
 
@@ -19,8 +20,9 @@ pub(crate) struct StoredTiles {
     /// The tiles that are full by now and were not when the checkpoint was signed: one of each kind at most.
     edge: HashMap<TileKind, (Tile, Vec<u8>)>,
     checked: u64,
-    /// What is being compared. Small, so that it stays in the processor's cache.
-    buffer: Box<[u8]>,
+    /// The bundle that is being compared, record by record.
+    bundle: Option<Tile>,
+    comparison: Comparison,
 }
 
 impl StoredTiles {
@@ -34,7 +36,8 @@ impl StoredTiles {
             claimed,
             edge: HashMap::new(),
             checked: 0,
-            buffer: vec![0; BUFFER].into(),
+            bundle: None,
+            comparison: Comparison::new(BUFFER),
         })
     }
 
@@ -42,19 +45,60 @@ impl StoredTiles {
         (0..=MAX_LEVEL).map(TileKind::Hashes).chain(self.bundles.then_some(TileKind::Entries))
     }
 
+    /// How many bundles were full when the checkpoint was signed. Their records are compared one by one ([`Self::entry`]), and need
+    /// not be gathered first.
+    pub(crate) const fn bundles(&self) -> u64 {
+        TileKind::Entries.count(self.size) / FULL as u64
+    }
+
+    /// Compares a record with its bundle, if that is one of those.
+    pub(crate) fn entry(&mut self, entry: &EntryRef<'_>) -> Result<(), ReadError> {
+        let tile = Tile::full(TileKind::Entries, entry.index / u64::from(FULL));
+        if tile.index >= self.bundles() {
+            return Ok(());
+        }
+        if entry.index == tile.start() {
+            self.bundle = self.begin(tile)?.then_some(tile);
+        }
+        if self.bundle.is_none() {
+            return Ok(());
+        }
+        let last = entry.index + 1 == tile.end();
+        let mut compare = || {
+            Ok(self.comparison.goes_on(&entry_length(entry.record))?
+                && self.comparison.goes_on(entry.record)?
+                && (!last || self.comparison.ends()?))
+        };
+        let same = compare().map_err(|error| ReadError::io(&self.dir.join(tile.path()))(error))?;
+        if last || !same {
+            self.bundle = None;
+            self.same(tile, (!same).then_some(self.comparison.same))?;
+        }
+        Ok(())
+    }
+
     /// Compares a full tile with its file.
     pub(crate) fn full(&mut self, tile: Tile, bytes: &[u8]) -> Result<(), ReadError> {
-        let path = self.dir.join(tile.path());
-        match files::first_difference(&path, bytes, &mut self.buffer) {
-            Ok(difference) => self.same(tile, difference)?,
-            Err(error) if is_missing(&error) && (tile.end() > self.size || !self.demanded(tile.kind)) => {}
-            Err(error) if is_missing(&error) => return Err(self.gone(tile).into()),
-            Err(error) => return Err(ReadError::io(&path)(error)),
+        if self.begin(tile)? {
+            let mut compare = || Ok(self.comparison.goes_on(bytes)? && self.comparison.ends()?);
+            let same = compare().map_err(|error| ReadError::io(&self.dir.join(tile.path()))(error))?;
+            self.same(tile, (!same).then_some(self.comparison.same))?;
         }
         if tile.start() < self.size && tile.end() > self.size {
             self.edge.insert(tile.kind, (tile, bytes.to_vec()));
         }
         Ok(())
+    }
+
+    /// Opens a full tile's file; whether it is there, as it must be if the checkpoint covers it.
+    fn begin(&mut self, tile: Tile) -> Result<bool, ReadError> {
+        let path = self.dir.join(tile.path());
+        match self.comparison.open(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if !is_missing(&error) => Err(ReadError::io(&path)(error)),
+            Err(_) if tile.end() <= self.size && self.demanded(tile.kind) => Err(self.gone(tile).into()),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Everything else, once the whole log of `size` records has been read: how many files were compared.
@@ -145,5 +189,5 @@ impl StoredTiles {
 /// How many partial tiles there may be: a ledger leaves nine, and a few more after a crash.
 const MOST: usize = 100_000;
 
-/// How much of a file is compared at once, in bytes.
+/// How much of a file is compared at once, in bytes. Small, so that it stays in the processor's cache.
 const BUFFER: usize = 64 * 1024;

@@ -23,6 +23,11 @@ impl Pen {
     pub(crate) const fn new(log: Log) -> Self {
         Self { log, receipts: Vec::new() }
     }
+
+    /// Nothing more is written.
+    pub(crate) fn finish(&mut self) {
+        self.log.finish();
+    }
 }
 
 /// Somebody writes, and nobody else. When it ends, the pen is put back, and the writer thread woken if there is more.
@@ -79,7 +84,8 @@ impl<'s> Turn<'s> {
         }
         let began = log.segment.end;
         let records = jobs.iter().map(|job| job.record.as_slice());
-        if let Err(error) = log.append(records, &mut pen.receipts) {
+        let awaited = jobs.iter().any(|job| job.durability == Durability::Fsync);
+        if let Err(error) = log.append(records, awaited, &mut pen.receipts) {
             let pen = self.pen.take();
             return self.shared.fail(self.shared.lock(), &error.to_string(), jobs, Vec::new(), pen);
         }

@@ -66,7 +66,9 @@ fn crash_while_writing(gateway: &Gateway) -> TempDir {
     let crashed = crash(gateway);
     let segment = std::fs::read_dir(crashed.path().join("segments")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&segment).unwrap();
-    bytes.truncate(bytes.len() - 5);
+    // Behind its last entry a log in use has room for the next ones.
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes.truncate(end - 4);
     std::fs::write(&segment, bytes).unwrap();
     crashed
 }

@@ -74,7 +74,8 @@ async fn old_bodies_go_and_the_log_stays() {
     assert!(used.log > 0 && used.bodies > 0 && used.recordings == 0 && used.index == 0, "{used:?}");
     audit.close().await;
     assert!(AuditVerifier::open(dir.path()).unwrap().run().unwrap().is_ok());
-    assert!(DiskUse::of(&reader).unwrap().log >= used.log);
+    let (closed, records) = (DiskUse::of(&reader).unwrap().log, 2 * records(dir.path()).len() as u64);
+    assert!(closed > 100 * records && closed < used.log, "without the room for more: {closed}");
 }
 
 #[tokio::test]
