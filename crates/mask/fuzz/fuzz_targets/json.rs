@@ -20,6 +20,11 @@ fuzz_target!(|input: &[u8]| {
         let whole = answer(&RULES, &info, "application/json", body, body.len());
         let cut = answer(&RULES, &info, "application/json", body, usize::from(chunk));
         assert_eq!(whole, cut);
+        // The same again and again is passed over as it was before: not where it comes byte by byte.
+        let again = [b"[".as_slice(), body, b",[", body, b"],", body, b",", body, b"]"].concat();
+        let whole_again = answer(&RULES, &info, "application/json", &again, again.len());
+        assert_eq!(whole_again, answer(&RULES, &info, "application/json", &again, 1));
+        assert_eq!(whole_again, answer(&RULES, &info, "application/json", &again, usize::from(chunk)));
         // An empty answer has nothing to hide. Lone surrogates, depth and the length of keys are other readers' business.
         if body.is_empty() || body.len() > 200 {
             continue;

@@ -8,7 +8,7 @@ use super::{
     held::Held,
     leaf::{CAPTURE_LIMIT, Candidate, Captures, KindCondition, Leaf, NeedState, Nested, Presumed},
     memo::Memo,
-    skim::{Level, Quiet, SearchedState},
+    skim::{Level, Quiet, Search, SearchedState},
     table::Columns,
 };
 use crate::{
@@ -548,6 +548,12 @@ impl Handler for Core {
     }
 
     #[inline]
+    fn known_key(&mut self, key: &[u8], at: usize, state: StateId) {
+        self.frames.member(at, key.len());
+        self.next_state = state;
+    }
+
+    #[inline]
     fn open_string(&mut self, at: usize) -> Interest {
         let state = self.enter_value();
         if self.is_plain(state) {
@@ -648,8 +654,9 @@ impl Handler for Core {
 
     #[inline]
     fn quiet(&self) -> Option<Quiet<'_>> {
-        let (state, everywhere) = (self.quiet?, self.searched_inside?);
-        let searched = self.inside.then_some((self.searched.as_slice(), everywhere));
+        let (state, wanted) = (self.quiet?, self.searched_inside?);
+        let searched =
+            self.inside.then_some(Search { states: &self.searched, rules: self.searched_for, wanted });
         Some(Quiet { automaton: self.scope.automaton(), state, searched })
     }
 

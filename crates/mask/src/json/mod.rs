@@ -7,6 +7,7 @@ mod judge;
 mod leaf;
 mod masker;
 mod memo;
+mod recall;
 mod said;
 mod scan;
 mod skim;

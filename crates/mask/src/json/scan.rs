@@ -2,14 +2,16 @@
 //!
 //! It takes chunks that end anywhere, also inside an escape, a UTF-8 sequence or a number, keeps a byte per level of nesting,
 //! and tells a [`Handler`] what it sees with positions in the current chunk. Bytes inside strings are looked at many at a
-//! time ([`Stops`]), and copied only if the handler wants them.
+//! time ([`Stops`](super::stops::Stops)), and copied only if the handler wants them.
 
 use super::{
-    skim::{Bounds, Level, Quiet, Upcoming, skim},
-    stops::Stops,
+    skim::{Bounds, Level, Member, Quiet, Skimmer, Stopped, Upcoming},
     text::{Content, StringScan},
 };
-use crate::{MaskError, MaskErrorKind};
+use crate::{MaskError, MaskErrorKind, rules::StateId};
+
+/// From where on in a document it is worthwhile to remember what is passed over, in bytes. The documents of tests are short.
+const LONG: u64 = if cfg!(any(test, fuzzing)) { 1 } else { 64 * 1024 };
 
 /// What a scanner tells. Positions are offsets into the chunk given to [`Scanner::push`].
 pub(crate) trait Handler {
@@ -19,6 +21,10 @@ pub(crate) trait Handler {
     fn close(&mut self, end: usize);
     /// A member's key, unescaped; `at` says where in the chunk it lies, if it lies there as it is.
     fn key(&mut self, key: &[u8], at: Option<usize>);
+    /// The same of a key that lies at `at` as it is, and leads to this state.
+    fn known_key(&mut self, key: &[u8], at: usize, _: StateId) {
+        self.key(key, Some(at));
+    }
     /// A string value opens at `at` (its quote). Says what is wanted of it.
     fn open_string(&mut self, at: usize) -> Interest;
     /// Of a string that is at most to be glanced at: its content lies there as it is, from `start` to `end`. Says whether that
@@ -105,8 +111,7 @@ pub(crate) struct Scanner {
     /// One per open container: whether it is an object.
     stack: Vec<bool>,
     string: StringScan,
-    stops: Stops,
-    levels: Vec<Level>,
+    skimmer: Skimmer,
     /// What the handler wants of the value that is open.
     interest: Interest,
     key: Vec<u8>,
@@ -126,8 +131,7 @@ impl Scanner {
             state: State::Value,
             stack: Vec::new(),
             string: StringScan::default(),
-            stops: Stops::default(),
-            levels: Vec::new(),
+            skimmer: Skimmer::default(),
             interest: Interest::Nothing,
             key: Vec::new(),
             max_depth,
@@ -144,7 +148,7 @@ impl Scanner {
             return Err(failed.clone());
         }
         let mut at = 0;
-        self.stops.forget();
+        self.skimmer.stops.forget();
         match self.run(chunk, &mut at, handler) {
             Ok(()) => {
                 self.before += chunk.len() as u64;
@@ -246,12 +250,18 @@ impl Scanner {
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
         loop {
-            let passed = self.pass_over(chunk, at, handler);
+            let began = *at;
+            let member = self.pass_over(chunk, at, handler);
+            let passed = *at > began;
             if passed {
                 keyed = self.in_object();
             }
-            if !passed || matches!(self.state, State::Key | State::Value) {
-                if keyed {
+            if !passed || member.is_some() || matches!(self.state, State::Key | State::Value) {
+                if let Some(Member { key: (start, length), state }) = member {
+                    handler.known_key(&chunk[start..start + length], start, state);
+                    *at = start + length + 2;
+                    self.state = State::Value;
+                } else if keyed {
                     if skip_space(chunk, at) != Some(b'"') {
                         return Ok(());
                     }
@@ -294,25 +304,26 @@ impl Scanner {
         self.stack.last().copied().unwrap_or_default()
     }
 
-    /// Passes over what the handler does not want to know of. Says whether there was anything.
+    /// Passes over what the handler does not want to know of, if there is anything. Answers the member at which that stops.
     #[inline]
-    fn pass_over<H: Handler>(&mut self, chunk: &[u8], at: &mut usize, handler: &mut H) -> bool {
-        let Some(quiet) = handler.quiet() else { return false };
+    fn pass_over<H: Handler>(&mut self, chunk: &[u8], at: &mut usize, handler: &mut H) -> Option<Member> {
+        let quiet = handler.quiet()?;
         let object = self.in_object();
         let upcoming = match self.state {
             State::FirstKey | State::FirstElement => Upcoming::First,
             State::Key => Upcoming::Another,
             State::Value if !object => Upcoming::Another,
-            _ => return false,
+            _ => return None,
         };
         let began = *at;
         let bounds = Bounds { levels: self.max_depth.saturating_sub(self.stack.len()), key: self.max_key };
-        let levels = &mut self.levels;
-        let upcoming = skim(chunk, at, (object, upcoming), &mut self.stops, &quiet, bounds, levels);
+        let long = self.before >= LONG;
+        let Stopped { upcoming, member } =
+            self.skimmer.skim(chunk, at, (object, upcoming), &quiet, bounds, long);
         if *at == began {
-            return false;
+            return member;
         }
-        self.stack.extend(self.levels.iter().skip(1).map(|level| level.object));
+        self.stack.extend(self.skimmer.levels.iter().skip(1).map(|level| level.object));
         self.state = match (upcoming, self.in_object()) {
             (Upcoming::First, true) => State::FirstKey,
             (Upcoming::First, false) => State::FirstElement,
@@ -320,8 +331,8 @@ impl Scanner {
             (Upcoming::Another, false) => State::Value,
             (Upcoming::Next, _) => State::Next,
         };
-        handler.passed_over(&self.levels);
-        true
+        handler.passed_over(&self.skimmer.levels);
+        member
     }
 
     #[inline]
@@ -348,7 +359,7 @@ impl Scanner {
             b'"' => {
                 self.interest = handler.open_string(*at);
                 let start = *at + 1;
-                if let Some(end) = self.stops.whole(chunk, start) {
+                if let Some(end) = self.skimmer.stops.whole(chunk, start) {
                     if self.interest == Interest::Glance {
                         self.interest = match handler.glance(start, end) {
                             true => Interest::Nothing,
@@ -434,7 +445,7 @@ impl Scanner {
         handler: &mut H,
     ) -> Result<(), MaskErrorKind> {
         let start = *at + 1;
-        if let Some(end) = self.stops.whole(chunk, start) {
+        if let Some(end) = self.skimmer.stops.whole(chunk, start) {
             if end - start > self.max_key {
                 return Err(MaskErrorKind::KeyTooLong);
             }
@@ -464,9 +475,9 @@ impl Scanner {
     ) -> Result<(), MaskErrorKind> {
         let closed = if key {
             let mut into_key = KeyBuffer { key: &mut self.key, max: self.max_key };
-            self.string.run(chunk, at, &mut self.stops, &mut into_key)?
+            self.string.run(chunk, at, &mut self.skimmer.stops, &mut into_key)?
         } else {
-            self.string.run(chunk, at, &mut self.stops, &mut IntoHandler(handler))?
+            self.string.run(chunk, at, &mut self.skimmer.stops, &mut IntoHandler(handler))?
         };
         if !closed {
             return Ok(());

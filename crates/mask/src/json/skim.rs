@@ -4,10 +4,13 @@
 //! It is no second reader of JSON: it passes only what is plain and whole in the chunk, and stops in front of everything else
 //! (white space, escapes, fractions, what is wrong), so that the scanner reads that, and judges it.
 
-use super::stops::Stops;
+use super::{
+    recall::{Cursor, Place, Recall},
+    stops::Stops,
+};
 use crate::{
     detect::{DetectorSet, finds},
-    rules::{Accept, Automaton, StateId},
+    rules::{Accept, Automaton, RuleBits, StateId},
 };
 
 /// In which container values may be passed over, and which of them.
@@ -16,7 +19,16 @@ pub(crate) struct Quiet<'a> {
     /// The container's.
     pub(super) state: StateId,
     /// What is known of each state, where everything is searched; otherwise those pass of which no rule says anything.
-    pub(super) searched: Option<(&'a [SearchedState], DetectorSet)>,
+    pub(super) searched: Option<Search<'a>>,
+}
+
+/// What is known where everything is searched.
+#[derive(Clone, Copy)]
+pub(super) struct Search<'a> {
+    pub(super) states: &'a [SearchedState],
+    /// By which rules, and for what.
+    pub(super) rules: RuleBits,
+    pub(super) wanted: DetectorSet,
 }
 
 /// What is known of a state, where everything is searched.
@@ -45,13 +57,13 @@ impl Quiet<'_> {
     /// Whether this one is, in a state that may be.
     #[inline]
     fn passes(&self, state: StateId, value: &Value<'_>) -> bool {
-        let Some((states, everywhere)) = self.searched else { return true };
+        let Some(Search { states, wanted, .. }) = self.searched else { return true };
         let Some(known) = states.get(state as usize) else { return false };
         match value {
             Value::Container => known.containers,
             Value::Scalar => matches!(known.strings, Some(Some(_))),
             Value::Text(text) => {
-                matches!(known.strings, Some(Some(here)) if !finds(text, here.union(everywhere)))
+                matches!(known.strings, Some(Some(here)) if !finds(text, here.union(wanted)))
             }
         }
     }
@@ -66,6 +78,17 @@ pub(crate) struct Level {
     pub(crate) elements: u32,
     /// Where its key lies in the chunk, and how long that is, if it is an object's member.
     pub(crate) key: (usize, usize),
+    /// Where what comes next in it has been passed over before.
+    cursor: Cursor,
+}
+
+/// A member that is not passed over: its value is not, or does not end in the chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Member {
+    /// Where its key lies in the chunk, and how long that is. A quote and a colon follow.
+    pub(super) key: (usize, usize),
+    /// The value's.
+    pub(super) state: StateId,
 }
 
 /// What comes next in the innermost container.
@@ -88,68 +111,104 @@ pub(super) struct Bounds {
     pub(super) key: usize,
 }
 
-/// Passes over members or elements from `at` on, as many as can be, but not past the end of `outer`. Tells what comes then, and
-/// leaves in `levels` the containers that are open there, `outer` first.
-pub(super) fn skim(
-    chunk: &[u8],
-    at: &mut usize,
-    (object, mut upcoming): (bool, Upcoming),
-    stops: &mut Stops,
-    quiet: &Quiet<'_>,
-    bounds: Bounds,
-    levels: &mut Vec<Level>,
-) -> Upcoming {
-    levels.clear();
-    let automaton = quiet.automaton;
-    let mut here = Level { object, state: quiet.state, elements: 0, key: (0, 0) };
-    'values: loop {
-        let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
-        if here.object {
-            let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':')) else {
+/// What passes over values, and what it knows of the chunk and of earlier ones.
+#[derive(Default)]
+pub(super) struct Skimmer {
+    pub(super) stops: Stops,
+    recall: Recall,
+    /// The containers that are open when it has stopped, the one in which it began first.
+    pub(super) levels: Vec<Level>,
+}
+
+/// Where passing over has stopped.
+pub(super) struct Stopped {
+    pub(super) upcoming: Upcoming,
+    /// What stands there, if its key has been read.
+    pub(super) member: Option<Member>,
+}
+
+impl Skimmer {
+    /// Passes over members or elements from `at` on, as many as can be, but not past the end of the container in which it begins.
+    /// `long`: the document is, so that it is worthwhile to remember what has been passed over.
+    pub(super) fn skim(
+        &mut self,
+        chunk: &[u8],
+        at: &mut usize,
+        (object, mut upcoming): (bool, Upcoming),
+        quiet: &Quiet<'_>,
+        bounds: Bounds,
+        long: bool,
+    ) -> Stopped {
+        let Self { stops, recall, levels } = self;
+        levels.clear();
+        let (began, automaton) = (*at, quiet.automaton);
+        let mode = long.then(|| recall.mode(quiet.searched.map(|searched| searched.rules))).flatten();
+        let mut here =
+            Level { object, state: quiet.state, elements: 0, key: (0, 0), cursor: Cursor::default() };
+        let mut member = None;
+        'values: loop {
+            if let Some(mode) = mode {
+                let room = (bounds.levels - levels.len()) as u32;
+                let place = Place { state: here.state, object: here.object, mode, room };
+                if let Some((bytes, members)) = recall.follow(&mut here.cursor, place, chunk, *at) {
+                    here.elements = here.elements.wrapping_add(members);
+                    (*at, upcoming) = (*at + bytes, Upcoming::Another);
+                }
+            }
+            let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
+            if here.object {
+                let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':')) else {
+                    break;
+                };
+                start = end + 1;
+                key = (*at + 1, end - *at - 2);
+                if key.1 > bounds.key {
+                    break;
+                }
+                state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
+                member = Some(Member { key, state });
+            }
+            if !quiet.may_pass(state) {
                 break;
-            };
-            start = end + 1;
-            key = (*at + 1, end - *at - 2);
-            if key.1 > bounds.key {
+            }
+            let may_open = levels.len() < bounds.levels;
+            let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
+            if !quiet.passes(state, &value) {
                 break;
             }
-            state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
-        }
-        if !quiet.may_pass(state) {
-            break;
-        }
-        let may_open = levels.len() < bounds.levels;
-        let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
-        if !quiet.passes(state, &value) {
-            break;
-        }
-        here.elements = here.elements.wrapping_add(1);
-        (*at, upcoming) = (end, Upcoming::Next);
-        if let Value::Container = value {
-            levels.push(here);
-            here = Level { object: chunk[start] == b'{', state, elements: 0, key };
-            upcoming = Upcoming::First;
-            if !matches!(chunk.get(*at), Some(b'}' | b']')) {
-                continue;
+            here.elements = here.elements.wrapping_add(1);
+            (*at, upcoming, member) = (end, Upcoming::Next, None);
+            let (next, child) = if mode.is_some() { recall.after(here.cursor) } else { Default::default() };
+            here.cursor = next;
+            if let Value::Container = value {
+                levels.push(here);
+                here = Level { object: chunk[start] == b'{', state, elements: 0, key, cursor: child };
+                upcoming = Upcoming::First;
+                if !matches!(chunk.get(*at), Some(b'}' | b']')) {
+                    continue;
+                }
             }
-        }
-        // The ends of containers, as many as there are, and a comma.
-        loop {
-            let close = if here.object { b'}' } else { b']' };
-            match chunk.get(*at) {
-                Some(b',') if upcoming == Upcoming::Next => break,
-                Some(byte) if *byte == close => match levels.pop() {
-                    Some(around) => here = around,
-                    None => break 'values,
-                },
-                _ => break 'values,
+            // The ends of containers, as many as there are, and a comma.
+            loop {
+                let close = if here.object { b'}' } else { b']' };
+                match chunk.get(*at) {
+                    Some(b',') if upcoming == Upcoming::Next => break,
+                    Some(byte) if *byte == close => match levels.pop() {
+                        Some(around) => here = around,
+                        None => break 'values,
+                    },
+                    _ => break 'values,
+                }
+                (*at, upcoming) = (*at + 1, Upcoming::Next);
             }
-            (*at, upcoming) = (*at + 1, Upcoming::Next);
+            (*at, upcoming) = (*at + 1, Upcoming::Another);
         }
-        (*at, upcoming) = (*at + 1, Upcoming::Another);
+        levels.push(here);
+        if long {
+            recall.learn(chunk, began..*at, automaton);
+        }
+        Stopped { upcoming, member }
     }
-    levels.push(here);
-    upcoming
 }
 
 /// The value that starts here, and where it ends; or, of a container, if it may be one, where what is in it begins.

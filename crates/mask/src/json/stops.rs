@@ -69,7 +69,7 @@ impl Stops {
             let offset = at - self.from;
             let first = offset / BLOCK;
             let mut mask = u64::MAX << (offset % BLOCK);
-            for (number, word) in self.words.0[..WORDS].iter().enumerate().skip(first) {
+            for (number, word) in self.words.0[..self.known.div_ceil(BLOCK)].iter().enumerate().skip(first) {
                 let bits = word & mask;
                 if bits != 0 {
                     return (self.from + number * BLOCK + bits.trailing_zeros() as usize, ascii);
@@ -83,7 +83,10 @@ impl Stops {
 
     /// Fills the table from `from` on.
     fn look(&mut self, chunk: &[u8], from: usize) {
-        let stretch = &chunk[from..chunk.len().min(from + STRETCH)];
+        // After a leap nobody knows whether more than a little is needed.
+        let leapt = from > self.from + self.known + BLOCK;
+        let length = if leapt { STRETCH / 4 } else { STRETCH };
+        let stretch = &chunk[from..chunk.len().min(from + length)];
         (self.from, self.known) = (from, stretch.len());
         let (blocks, rest) = stretch.as_chunks::<BLOCK>();
         let mut any = 0;
@@ -92,7 +95,9 @@ impl Stops {
             *word = stops;
             any |= high;
         }
-        if let Some(word) = self.words.0[..WORDS].get_mut(blocks.len()) {
+        if from + stretch.len() < chunk.len() {
+            self.words.0[blocks.len()] = 0;
+        } else if let Some(word) = self.words.0[..WORDS].get_mut(blocks.len()) {
             // The chunk's end is a stop.
             let mut block = [b'"'; BLOCK];
             block[..rest.len()].copy_from_slice(rest);

@@ -2,7 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::detect::{Detector, DetectorSet};
-use crate::json::skim::SearchedState;
+use crate::json::{
+    skim::{Search, SearchedState},
+    tests::chunks,
+};
 use crate::rules::{Accept, Automaton, StateId};
 
 /// Writes down what it is told, so that two ways of cutting the same bytes can be compared.
@@ -250,8 +253,8 @@ impl Handler for Quietly {
         Ok(())
     }
     fn quiet(&self) -> Option<Quiet<'_>> {
-        let everywhere = DetectorSet::from_iter([Detector::Email]);
-        let searched = self.searched.as_deref().map(|states| (states, everywhere));
+        let wanted = DetectorSet::from_iter([Detector::Email]);
+        let searched = self.searched.as_deref().map(|states| Search { states, rules: 1, wanted });
         Some(Quiet { automaton: &self.automaton, state: *self.open.last()?, searched })
     }
     fn passed_over(&mut self, levels: &[Level]) {
@@ -259,18 +262,49 @@ impl Handler for Quietly {
     }
 }
 
-/// Whether it is JSON of at most 6 levels with keys of at most 3 bytes, and if not, why.
+/// Whether it is JSON of at most 7 levels with keys of at most 3 bytes, and if not, why.
 fn judge(chunks: &[&[u8]], handler: &mut impl Handler) -> Result<(), MaskErrorKind> {
-    let mut scanner = Scanner::new(6, 3, false);
+    let mut scanner = Scanner::new(7, 3, false);
     for chunk in chunks {
         scanner.push(chunk, handler).map_err(|error| error.kind())?;
     }
     scanner.finish(handler).map_err(|error| error.kind())
 }
 
+/// Six levels, and nothing in it that is not plain.
+const PLAIN: &str = r#"{"a":{"b":[1,2,{"c":[[],"x"]},300],"c":"text"},"b":[true,{"a":null},"y"],"abc":-1,"d":{"e":{"f":[{}]}},"e":[]}"#;
 const NESTED: &str = r#"{"a":[1,-20,{"b":{},"c":[],"d":[[[]]],"":"x\"y"},"é","a@b.example",true,false,null,0.5,1e3],"abc":{"d":{"e":""}}}"#;
 
 proptest! {
+    /// The same again and again, also deeper, with something else in it now and then: what is passed over because it was before.
+    #[test]
+    fn what_is_passed_over_again_is_judged_like_the_rest(
+        items in prop::collection::vec((0usize..4, any::<prop::sample::Index>(), r#"[\]\[{}:,"\\a0.e é\n-]{0,2}"#, 0usize..3), 2..9),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let mut json = b"[".to_vec();
+        for (nth, (how, at, insert, remove)) in items.iter().enumerate() {
+            let mut item = PLAIN.as_bytes().to_vec();
+            match how {
+                0 => {}
+                1 => item = NESTED.as_bytes().to_vec(),
+                2 => item = [b"[", item.as_slice(), b"]"].concat(),
+                _ => {
+                    let at = at.index(item.len());
+                    item.splice(at..item.len().min(at + remove), insert.bytes());
+                }
+            }
+            json.extend_from_slice(if nth > 0 { b"," } else { b"" });
+            json.extend(item);
+        }
+        json.push(b']');
+        let expected = judge(&json.chunks(1).collect::<Vec<_>>(), &mut Notes::default());
+        for known in SEARCHED {
+            let judged = judge(&chunks(&json, &cuts), &mut Quietly::new(known));
+            prop_assert_eq!(judged, expected, "{:?}: {}", known, String::from_utf8_lossy(&json));
+        }
+    }
+
     #[test]
     fn what_is_passed_over_is_judged_like_the_rest(
         edits in prop::collection::vec((any::<prop::sample::Index>(), r#"[\]\[{}:,"\\a0.e é\n-]{0,2}"#, 0usize..3), 0..3),

@@ -1,0 +1,360 @@
+//! What has been passed over before. The items of a list are alike: most of each is, byte for byte, what stood in one before it, with
+//! the same rules about it. What was passed over once is passed over again for the price of a comparison.
+//!
+//! **Invariant.** Nothing is passed over here that [`Skimmer`](super::skim::Skimmer) has not passed over before just as it stands: the same
+//! bytes, whole members or elements of a container and the commas behind them, in a container of the same state, searched by the same
+//! rules, with no less room for containers in it. Where that is looked for is a guess; a wrong one costs time and nothing else.
+
+use wide::u8x16;
+
+use crate::rules::{Accept, Automaton, RuleBits, StateId};
+
+/// The most that is remembered, in bytes of text and in members and elements: some 200 KiB in all.
+const MOST: usize = 48 * 1024;
+const MOST_MARKS: usize = 4096;
+/// How much of one run is remembered, in bytes; and from how much on it is worth it.
+const RUN: usize = 8 * 1024;
+const LEAST: usize = 48;
+/// How many bytes are passed over before it is asked whether remembering was of use; and before it is tried again, if it was not.
+const TRIAL: usize = 512 * 1024;
+const REST: usize = 8 * TRIAL;
+const SLOTS: usize = 2048;
+
+/// A container in which values are passed over.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) state: StateId,
+    pub(super) object: bool,
+    /// Which rules search everything there: see [`Recall::mode`].
+    pub(super) mode: u8,
+    /// How many more containers may be open.
+    pub(super) room: u32,
+}
+
+/// Where a member or element begins that has been passed over.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// Where it begins in the text.
+    at: usize,
+    place: Place,
+    /// The next one in the same container.
+    next: Cursor,
+    /// The first one in the container that is its value.
+    child: Cursor,
+}
+
+/// A mark, or none.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cursor(u32);
+
+impl Cursor {
+    const NONE: Self = Self(0);
+
+    const fn to(index: usize) -> Self {
+        Self(index as u32 + 1)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Recall {
+    text: Vec<u8>,
+    marks: Vec<Mark>,
+    /// The newest mark of each state and first bytes.
+    slots: Vec<Cursor>,
+    modes: Vec<Option<RuleBits>>,
+    /// Where in the chunk something came first, since it was last learnt, that is not remembered.
+    missed: Option<(usize, Place)>,
+    /// How many bytes have been passed over lately, and how many of them were remembered.
+    passed: usize,
+    recalled: usize,
+    /// How many bytes are passed over without it.
+    rest: usize,
+}
+
+impl Recall {
+    /// What stands for these rules, which search everything, or for none doing so. `None` where it is of no use to remember, and for
+    /// too many of those.
+    #[inline]
+    pub(super) fn mode(&mut self, searching: Option<RuleBits>) -> Option<u8> {
+        if self.rest > 0 {
+            return None;
+        }
+        let known = self.modes.iter().position(|known| *known == searching);
+        u8::try_from(known.unwrap_or_else(|| {
+            self.modes.truncate(usize::from(u8::MAX) + 1);
+            self.modes.push(searching);
+            self.modes.len() - 1
+        }))
+        .ok()
+    }
+
+    /// Passes over members or elements from `at` on that have been passed over before, as many as come again: how many bytes, and how
+    /// many of them. Leaves in `cursor` where what comes then has been passed over.
+    #[inline]
+    pub(super) fn follow(
+        &mut self,
+        cursor: &mut Cursor,
+        place: Place,
+        chunk: &[u8],
+        at: usize,
+    ) -> Option<(usize, u32)> {
+        let rest = &chunk[at..];
+        let first = rest.first_chunk()?;
+        let Some(mut mark) = self.mark(*cursor, place, first).or_else(|| {
+            *cursor = *self.slots.get(slot(place.state, first))?;
+            self.mark(*cursor, place, first)
+        }) else {
+            *cursor = Cursor::NONE;
+            self.missed.get_or_insert((at, place));
+            return None;
+        };
+        let (begin, mut members) = (mark.at, 0);
+        let same = alike(&self.text[begin..], rest);
+        while let Some(next) = self.at(mark.next).filter(|next| next.at - begin <= same) {
+            *cursor = mark.next;
+            (mark, members) = (next, members + 1);
+        }
+        let bytes = mark.at - begin;
+        self.recalled += bytes;
+        (members > 0).then_some((bytes, members))
+    }
+
+    /// Where what follows on that member or element has been passed over, and what is in it.
+    #[inline]
+    pub(super) fn after(&self, cursor: Cursor) -> (Cursor, Cursor) {
+        self.at(cursor).map_or_else(Default::default, |mark| (mark.next, mark.child))
+    }
+
+    /// This run of the chunk has been passed over. Learns from it what was not remembered.
+    #[inline]
+    pub(super) fn learn(&mut self, chunk: &[u8], run: std::ops::Range<usize>, automaton: &Automaton<Accept>) {
+        if self.rest > 0 {
+            self.rest = self.rest.saturating_sub(run.len());
+            return;
+        }
+        if let Some((at, place)) = self.missed.take()
+            && at + LEAST <= run.end
+        {
+            self.remember(&chunk[at..run.end.min(at + RUN)], place, automaton);
+        }
+        self.passed += run.len();
+        if self.passed > TRIAL {
+            if self.recalled < self.passed / 4 {
+                self.text.clear();
+                self.marks.clear();
+                self.slots.clear();
+                self.rest = REST;
+            }
+            (self.passed, self.recalled) = (0, 0);
+        }
+    }
+
+    #[inline]
+    fn at(&self, cursor: Cursor) -> Option<&Mark> {
+        self.marks.get((cursor.0 as usize).wrapping_sub(1))
+    }
+
+    /// The mark there, if what it marks was in such a place and begins like this.
+    #[inline]
+    fn mark(&self, cursor: Cursor, place: Place, first: &[u8; 8]) -> Option<&Mark> {
+        let mark = self.at(cursor)?;
+        let Place { state, object, mode, room } = mark.place;
+        let fits = (state, object, mode) == (place.state, place.object, place.mode) && room <= place.room;
+        (fits && self.text[mark.at..].first_chunk() == Some(first)).then_some(mark)
+    }
+
+    /// Notes where in `run`, which has just been passed over, members and elements begin.
+    #[inline(never)]
+    fn remember(&mut self, run: &[u8], place: Place, automaton: &Automaton<Accept>) {
+        if self.text.len() + run.len() > MOST {
+            return;
+        }
+        self.slots.resize(SLOTS, Cursor::NONE);
+        let begin = self.text.len();
+        self.text.extend_from_slice(run);
+        // The open containers: of each, its place, its last mark, and the mark that opened it.
+        let mut open = vec![(place, Cursor::NONE, Cursor::NONE)];
+        let mut at = 0;
+        while at < run.len() && self.marks.len() < MOST_MARKS {
+            let Some((place, last, opener)) = open.last_mut() else { return };
+            let (place, mark) = (*place, Cursor::to(self.marks.len()));
+            self.marks.push(Mark { at: begin + at, place, next: Cursor::NONE, child: Cursor::NONE });
+            let (before, opener) = (std::mem::replace(last, mark), *opener);
+            match (self.marks.get_mut(before.0.wrapping_sub(1) as usize), before == Cursor::NONE) {
+                (Some(before), false) => before.next = mark,
+                _ => {
+                    if let Some(opener) = self.marks.get_mut(opener.0.wrapping_sub(1) as usize) {
+                        opener.child = mark;
+                    }
+                }
+            }
+            if let Some(first) = run[at..].first_chunk() {
+                self.slots[slot(place.state, first)] = mark;
+            }
+            // It has been read before: strings are plain, and end with the next quote.
+            let string = |at: usize| Some(at + 2 + memchr::memchr(b'"', run.get(at + 1..)?)?);
+            let mut state = automaton.element(place.state);
+            if place.object {
+                let Some(end) = string(at) else { return };
+                state = automaton.member(place.state, &run[at + 1..end - 1]);
+                at = end + 1;
+            }
+            match run.get(at) {
+                Some(b'"') => {
+                    let Some(end) = string(at) else { return };
+                    at = end;
+                }
+                Some(bracket @ (b'{' | b'[')) => {
+                    at += 1;
+                    let room = place.room.saturating_sub(1);
+                    open.push((Place { state, object: *bracket == b'{', room, ..place }, Cursor::NONE, mark));
+                    if !matches!(run.get(at), Some(b'}' | b']')) {
+                        continue;
+                    }
+                }
+                _ => {
+                    let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']');
+                    let Some(length) = run.get(at..).and_then(|rest| rest.iter().position(ends)) else {
+                        return;
+                    };
+                    at += length;
+                }
+            }
+            while matches!(run.get(at), Some(b'}' | b']')) {
+                open.pop();
+                at += 1;
+            }
+            // A comma, unless the run ends.
+            at += 1;
+        }
+    }
+}
+
+#[inline]
+fn slot(state: StateId, first: &[u8; 8]) -> usize {
+    let mixed = (u64::from_le_bytes(*first) ^ u64::from(state)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 53) as usize % SLOTS
+}
+
+/// How many bytes the two begin with that are the same.
+#[inline]
+fn alike(one: &[u8], other: &[u8]) -> usize {
+    let ((ones, _), (others, _)) = (one.as_chunks::<16>(), other.as_chunks::<16>());
+    let mut same = 0;
+    for (one, other) in ones.iter().zip(others) {
+        let equal = u8x16::new(*one).simd_eq(u8x16::new(*other)).to_bitmask();
+        if equal != 0xffff {
+            return same + equal.trailing_ones() as usize;
+        }
+        same += 16;
+    }
+    same + one[same..].iter().zip(&other[same..]).take_while(|(one, other)| one == other).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Members of an object, and what stands behind it.
+    const TEXT: &str =
+        r#""a":{"b":[1,2]},"ccc":"a text","d":[true,null,{"x":1},{"x":2}],"e":-12,"f":{},"g":0},"#;
+    /// Where the members begin that a comma stands before.
+    const MEMBERS: [&str; 6] = ["\"a\"", "\"ccc\"", "\"d\"", "\"e\"", "\"f\"", "\"g\""];
+    const PLACE: Place = Place { state: 0, object: true, mode: 0, room: 4 };
+
+    /// After [`TEXT`] has been passed over in [`PLACE`], and where that begins.
+    fn learnt() -> (Recall, Cursor, Automaton<Accept>) {
+        let automaton = Automaton::new(&[]).unwrap();
+        let (mut recall, mut cursor) = (Recall::default(), Cursor::NONE);
+        assert_eq!(recall.follow(&mut cursor, PLACE, TEXT.as_bytes(), 0), None);
+        recall.learn(TEXT.as_bytes(), 0..TEXT.len() - 1, &automaton);
+        assert_eq!(recall.follow(&mut cursor, PLACE, &TEXT.as_bytes()[..10], 0), None);
+        assert!(cursor != Cursor::NONE, "it is known, but no whole member comes again");
+        (recall, cursor, automaton)
+    }
+
+    #[test]
+    fn whole_members_are_passed_over_as_far_as_they_are_the_same() {
+        let begins = MEMBERS.map(|member| TEXT.find(member).unwrap());
+        for at in 0..TEXT.len() {
+            let (mut recall, start, _) = learnt();
+            let mut changed = [b"{".as_slice(), TEXT.as_bytes()].concat();
+            changed[at + 1] ^= 1;
+            for end in [changed.len(), at + 1, at + 2] {
+                let expected = begins.iter().rposition(|begin| *begin <= at && *begin < end).unwrap_or(0);
+                let mut cursor = start;
+                let followed = recall.follow(&mut cursor, PLACE, &changed[..end], 1);
+                let expected = (expected > 0 && end > 8).then(|| (begins[expected], expected as u32));
+                assert_eq!(followed, expected, "{at} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_in_a_member_is_found_by_way_of_it() {
+        let (recall, mut cursor, automaton) = learnt();
+        let texts = |cursor| std::str::from_utf8(&recall.text[recall.at(cursor).unwrap().at..]).unwrap();
+        for member in MEMBERS {
+            assert!(texts(cursor).starts_with(member));
+            let (next, child) = recall.after(cursor);
+            match member {
+                "\"a\"" => assert!(texts(child).starts_with("\"b\"")),
+                "\"d\"" => {
+                    let Place { state, object, room, .. } = recall.at(child).unwrap().place;
+                    assert_eq!((state, object, room), (automaton.member(0, b"d"), false, 3));
+                    let (second, none) = recall.after(child);
+                    assert!(texts(second).starts_with("null") && none == Cursor::NONE);
+                    let (third, _) = recall.after(second);
+                    let (fourth, inside) = recall.after(third);
+                    assert!(texts(fourth).starts_with("{\"x\":2") && texts(inside).starts_with("\"x\":1"));
+                    assert!(recall.after(fourth).0 == Cursor::NONE);
+                }
+                _ => assert!(child == Cursor::NONE),
+            }
+            cursor = next;
+        }
+        assert!(cursor == Cursor::NONE);
+    }
+
+    #[test]
+    fn nothing_is_passed_over_in_another_place() {
+        let (mut recall, start, _) = learnt();
+        let mut follow = |place| recall.follow(&mut start.clone(), place, TEXT.as_bytes(), 0);
+        let all = Some((TEXT.find("\"g\"").unwrap(), 5));
+        assert_eq!([follow(PLACE), follow(Place { room: 5, ..PLACE })], [all, all]);
+        for place in [
+            Place { state: 1, ..PLACE },
+            Place { object: false, ..PLACE },
+            Place { mode: 1, ..PLACE },
+            Place { room: 3, ..PLACE },
+        ] {
+            assert_eq!(follow(place), None);
+        }
+        let modes = [None, Some(0), Some(1), None, Some(1)].map(|searching| recall.mode(searching));
+        assert_eq!(modes, [Some(0), Some(1), Some(2), Some(0), Some(2)]);
+        let many: Vec<_> = (0..300).map(|rules| recall.mode(Some(rules))).collect();
+        assert!(many[254].is_some() && many[255..].iter().all(Option::is_none), "{many:?}");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_forgotten_when_it_is_of_no_use() {
+        let (mut recall, _, automaton) = learnt();
+        let other = |number: usize| format!("{:0>9},", number).repeat(900);
+        let mut pass = |run: &str| {
+            if let Some(mode) = recall.mode(None) {
+                let place = Place { object: false, mode, ..PLACE };
+                recall.follow(&mut Cursor::default(), place, run.as_bytes(), 0);
+            }
+            recall.learn(run.as_bytes(), 0..run.len(), &automaton);
+            (recall.text.len(), recall.marks.len())
+        };
+        let sizes: Vec<_> = (0..100).map(|number| pass(&other(number))).collect();
+        let most = sizes.iter().copied().max().unwrap();
+        assert!(most.0 <= MOST && most.0 > MOST - RUN && most.1 <= MOST_MARKS, "{most:?}");
+        assert_eq!((sizes[99], recall.mode(None)), ((0, 0), None));
+        while recall.rest > 0 {
+            recall.learn(TEXT.as_bytes(), 0..TEXT.len(), &automaton);
+        }
+        assert_eq!(recall.mode(None), Some(0));
+    }
+}
