@@ -96,7 +96,7 @@ impl Log {
         receipts: &mut Vec<Receipt>,
     ) -> io::Result<()> {
         let (mut tree, mut bytes) = (self.tree.clone(), Vec::new());
-        let unflushed = self.segment.end - self.segment.flushed.load(Ordering::Acquire);
+        let unflushed = self.segment.end.saturating_sub(self.segment.flushed.load(Ordering::Acquire));
         for record in records {
             let (index, leaf) = (tree.size(), Hash::leaf(record));
             let node = tree.push(leaf);

@@ -345,7 +345,8 @@ impl SegmentReader {
             let more = self.file.read(&mut self.buffer[filled..])?;
             filled += more;
             if self.buffer[..filled].iter().all(|byte| *byte == 0) {
-                at = filled;
+                // But for what may be the zero that a length begins with.
+                at = at.max(filled.saturating_sub(1));
             } else {
                 behind = Behind::Something;
             }

@@ -117,6 +117,27 @@ fn a_reader_follows_a_ledger_in_use() {
 }
 
 #[test]
+fn reading_does_not_end_in_silence_where_a_segment_ends_too_early() {
+    let dir = written(30);
+    let (places, second) = (places(dir.path()), segments(dir.path()).remove(1));
+    let last = places.iter().rposition(|place| place.0 == second).unwrap();
+    let (_, begin, end) = places[last];
+    for (cut, kind) in
+        [(begin, FaultKind::Removed), (begin + 3, FaultKind::Truncated), (end - 1, FaultKind::Truncated)]
+    {
+        let copy = copy(dir.path());
+        rewrite(&segments(copy.path())[1], |bytes| bytes.truncate(cut));
+        let mut read: Vec<_> = Reader::new(copy.path()).entries(0).unwrap().take(last + 1).collect();
+        let error = read.pop().unwrap().unwrap_err();
+        assert!(
+            matches!(error, ReadError::Fault(ref fault) if (fault.kind, fault.index) == (kind, last as u64)),
+            "{error}"
+        );
+        assert_eq!(read.into_iter().map(Result::unwrap).count(), last);
+    }
+}
+
+#[test]
 fn an_entry_is_found_again_by_its_place() {
     let dir = written(40);
     let reader = Reader::new(dir.path());

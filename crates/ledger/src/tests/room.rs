@@ -118,6 +118,30 @@ fn who_follows_waits_for_what_is_not_whole_yet() {
     assert!(entries.next().is_none() && matches!(segment.step().unwrap(), Step::End));
 }
 
+/// However far behind it stands, and wherever the reader's buffer ends.
+#[test]
+fn an_entry_behind_zeros_says_that_they_are_no_room() {
+    let dir = written(0);
+    let path = segments(dir.path()).remove(0);
+    let header = fs::read(&path).unwrap();
+    for (size, zeros) in [(1, 60), (255, 77), (256, 77), (255, 600_000), (256, 600_000)].into_iter().chain(
+        (-2..=2).flat_map(|off| [255, 256].map(|size| (size, (256 * 1024_usize).saturating_add_signed(off)))),
+    ) {
+        let mut bytes = [header.as_slice(), &vec![0; zeros]].concat();
+        crate::segment::encode_entry(&mut bytes, 1, 20, Hash::of(b""), &vec![b'x'; size]);
+        fs::write(&path, &bytes).unwrap();
+        let step = SegmentReader::open(&path).unwrap().step().unwrap();
+        assert!(matches!(step, Step::Bad(_)), "{size} after {zeros}: {step:?}");
+        // Of which it says that it was perhaps not on the disk, it says nothing.
+        bytes.truncate(header.len() + zeros);
+        let all = u64::try_from(zeros).unwrap();
+        crate::segment::encode_entry(&mut bytes, 1, all, Hash::of(b""), &vec![b'x'; size]);
+        fs::write(&path, &bytes).unwrap();
+        let step = SegmentReader::open(&path).unwrap().step().unwrap();
+        assert!(matches!(step, Step::Torn(_)), "{size} after {zeros}: {step:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
