@@ -166,6 +166,8 @@ pub fn without_chance(text: &str) -> String {
             (r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "TIME"),
             (r"(?m)^([EIW])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\S+:)\d+\]", "$1 $2"),
             (r#"(?i)(resource-?version"?[:=] ?"?)\d+"#, "${1}VERSION"),
+            // Where a list goes on: there is a resource version in it.
+            (r#"(\bcontinue"?[:=] ?"?)eyJ[\w-]+=*"#, "${1}PLACE"),
             // Ages, and the columns that move with them.
             (r"\b(\d+[dhms])+\b", "AGE"),
             (r"(\S) {2,}", "$1  "),
@@ -202,5 +204,7 @@ mod tests {
         check("  resourceVersion: \"812\"", "  resourceVersion: \"VERSION\"");
         check("creationTimestamp: \"2026-01-02T03:04:05Z\"", "creationTimestamp: \"TIME\"");
         check("replicas: 2", "replicas: 2");
+        check("\"continue\":\"eyJ2IjoibWV0YS5r_-c\",\"x\":1", "\"continue\":\"PLACE\",\"x\":1");
+        check("  continue: eyJ2Ijo=", "  continue: PLACE");
     }
 }
