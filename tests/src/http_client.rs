@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
@@ -42,7 +43,12 @@ impl HttpClient {
             .https_or_http()
             .enable_all_versions()
             .build();
-        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
+        // Node.js, which the identity provider runs on, closes what is idle for five seconds, whatever is on its way.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(2))
+            .build(connector);
+        Self { client }
     }
 
     /// Sends a request and reads the whole answer.
