@@ -53,6 +53,12 @@ impl Cursor {
     const fn to(index: usize) -> Self {
         Self(index as u32 + 1)
     }
+
+    /// Beyond all marks, for none.
+    #[inline]
+    const fn index(self) -> usize {
+        (self.0 as usize).wrapping_sub(1)
+    }
 }
 
 #[derive(Default)]
@@ -151,7 +157,7 @@ impl Recall {
 
     #[inline]
     fn at(&self, cursor: Cursor) -> Option<&Mark> {
-        self.marks.get((cursor.0 as usize).wrapping_sub(1))
+        self.marks.get(cursor.index())
     }
 
     /// The mark there, if what it marks was in such a place and begins like this.
@@ -180,13 +186,10 @@ impl Recall {
             let (place, mark) = (*place, Cursor::to(self.marks.len()));
             self.marks.push(Mark { at: begin + at, place, next: Cursor::NONE, child: Cursor::NONE });
             let (before, opener) = (std::mem::replace(last, mark), *opener);
-            match (self.marks.get_mut(before.0.wrapping_sub(1) as usize), before == Cursor::NONE) {
-                (Some(before), false) => before.next = mark,
-                _ => {
-                    if let Some(opener) = self.marks.get_mut(opener.0.wrapping_sub(1) as usize) {
-                        opener.child = mark;
-                    }
-                }
+            if let Some(before) = self.marks.get_mut(before.index()) {
+                before.next = mark;
+            } else if let Some(opener) = self.marks.get_mut(opener.index()) {
+                opener.child = mark;
             }
             if let Some(first) = run[at..].first_chunk() {
                 self.slots[slot(place.state, first)] = mark;
