@@ -110,6 +110,11 @@ impl DetectorSet {
         self.0 & (1 << detector as u32) != 0
     }
 
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     pub(crate) fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

@@ -6,7 +6,7 @@ use super::Scalar;
 use crate::{
     Action,
     detect::DetectorSet,
-    rules::{RuleId, Scope},
+    rules::{Accept, RuleId, Scope},
     token::ValueDigest,
 };
 
@@ -165,6 +165,22 @@ pub(super) struct Captures {
 }
 
 impl Captures {
+    /// Notes what a value says at which a path ends that stands for that. False for all other paths.
+    #[inline]
+    pub(super) fn note(&mut self, accept: Accept) -> bool {
+        match accept {
+            Accept::Sibling(clause) => self.clauses |= 1 << clause,
+            Accept::Kind => self.kind = true,
+            Accept::Uid => self.uid = true,
+            Accept::Name => self.name = true,
+            Accept::Namespace => self.namespace = true,
+            Accept::Type => self.kind_of = true,
+            Accept::Label(label) => self.label = Some(label),
+            _ => return false,
+        }
+        true
+    }
+
     pub(super) fn any(self) -> bool {
         self.kind
             || self.uid

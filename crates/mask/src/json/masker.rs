@@ -253,6 +253,17 @@ impl Core {
         !self.inside && self.key_rules.is_empty() && self.scope.automaton().is_plain(state)
     }
 
+    /// What the value in this state says about its object, if nothing can happen to it.
+    #[inline]
+    fn only_says(&self, state: StateId) -> Option<Captures> {
+        if self.inside || self.frames.is_empty() || !self.key_rules.is_empty() {
+            return None;
+        }
+        let mut captures = Captures::default();
+        let accepts = self.scope.automaton().accepts(state);
+        accepts.iter().all(|accept| captures.note(*accept)).then_some(captures)
+    }
+
     /// What detectors look for in a string in this state, if it is plain that nothing else may happen to it.
     #[inline]
     fn plainly_searched(&mut self, state: StateId) -> Searched {
@@ -291,10 +302,10 @@ impl Core {
         searched
     }
 
-    /// What detectors look for in the value, if that is all that may happen to it, and can be told at a glance.
+    /// What detectors look for in the value, if nothing else may happen to it, and that can be told at a glance.
     fn only_searched(&self) -> Option<DetectorSet> {
         let leaf = &self.leaf;
-        if !leaf.masking || leaf.nested.is_some() {
+        if leaf.nested.is_some() {
             return None;
         }
         let mut sets = leaf.candidates.iter().map(|candidate| self.scope.glance(candidate.rule));
@@ -362,14 +373,7 @@ impl Core {
                     leaf.is_cell(self.columns.cell(number, &self.scope), table, &self.scope);
                 }
                 Accept::ColumnName => leaf.captures.column = self.scope.has_columns(),
-                Accept::Sibling(clause) => leaf.captures.clauses |= 1 << clause,
-                Accept::Kind => leaf.captures.kind = true,
-                Accept::Uid => leaf.captures.uid = true,
-                Accept::Name => leaf.captures.name = true,
-                Accept::Namespace => leaf.captures.namespace = true,
-                Accept::Type => leaf.captures.kind_of = true,
-                Accept::Label(label) => leaf.captures.label = Some(label),
-                _ => {}
+                accept => _ = leaf.captures.note(accept),
             }
         }
         for rule in &self.key_rules {
@@ -560,8 +564,15 @@ impl Handler for Core {
             self.leaf.active = false;
             return Interest::Nothing;
         }
+        if let Some(captures) = self.only_says(state) {
+            (self.leaf.captures, self.leaf.searched) = (captures, Some(DetectorSet::default()));
+            self.unasked = Some(state);
+            self.leaf.active = false;
+            return Interest::Glance;
+        }
         if let Some(wanted) = self.plainly_searched(state) {
             (self.leaf.searched, self.unasked) = (Some(wanted), Some(state));
+            self.leaf.captures = Captures::default();
             self.leaf.active = false;
             return Interest::Glance;
         }
@@ -573,19 +584,17 @@ impl Handler for Core {
         if self.leaf.searched.is_some() { Interest::Glance } else { self.look_at_string(at) }
     }
 
-    fn glance(&mut self, start: usize, end: usize) -> bool {
-        let harmless = self.leaf.searched.is_some_and(|wanted| !finds(&self.chunk[start..end], wanted));
-        if harmless && self.unasked.is_none() && self.leaf.captures.any() {
-            // It passes, but it says something.
-            self.leaf.candidates.clear();
-            (self.leaf.masking, self.leaf.searched) = (false, None);
-            return false;
+    #[inline]
+    fn glance(&mut self, text: &[u8]) -> Result<bool, MaskErrorKind> {
+        if self.leaf.searched.is_none_or(|wanted| !wanted.is_empty() && finds(text, wanted)) {
+            return Ok(false);
         }
-        if harmless {
-            self.leaf.active = false;
-            self.unasked = None;
+        // It passes, but may say something.
+        (self.leaf.active, self.unasked) = (false, None);
+        if self.leaf.captures.any() {
+            self.capture(&text[..text.len().min(CAPTURE_LIMIT + 1)])?;
         }
-        harmless
+        Ok(true)
     }
 
     fn look_at_string(&mut self, at: usize) -> Interest {

@@ -31,16 +31,31 @@ pub(super) struct Place {
     pub(super) room: u32,
 }
 
-/// Where a member or element begins that has been passed over.
+/// Where a member or element stands that has been passed over.
 #[derive(Clone, Copy)]
 struct Mark {
     /// Where it begins in the text.
     at: usize,
+    /// Where it ends, or else [`OPEN`].
+    end: usize,
     place: Place,
     /// The next one in the same container.
     next: Cursor,
     /// The first one in the container that is its value.
     child: Cursor,
+}
+
+/// The end of what does not end in the text.
+const OPEN: usize = usize::MAX;
+
+/// What has been passed over because it came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Followed {
+    pub(super) bytes: usize,
+    /// How many members or elements that is.
+    pub(super) members: u32,
+    /// Whether the last of them is passed over with the comma behind it.
+    pub(super) comma: bool,
 }
 
 /// A mark, or none.
@@ -68,6 +83,8 @@ pub(super) struct Recall {
     /// The newest mark of each state and first bytes.
     slots: Vec<Cursor>,
     modes: Vec<Option<RuleBits>>,
+    /// Where in the chunk something came again: how far that was from where it is remembered, and up to where it is the same.
+    same: (usize, usize),
     /// Where in the chunk something came first, since it was last learnt, that is not remembered.
     missed: Option<(usize, Place)>,
     /// How many bytes have been passed over lately, and how many of them were remembered.
@@ -94,8 +111,13 @@ impl Recall {
         .ok()
     }
 
-    /// Passes over members or elements from `at` on that have been passed over before, as many as come again: how many bytes, and how
-    /// many of them. Leaves in `cursor` where what comes then has been passed over.
+    /// What is known is of another chunk.
+    pub(super) fn forget_chunk(&mut self) {
+        self.same = (0, 0);
+    }
+
+    /// Passes over members or elements from `at` on that have been passed over before, as many as come again. Leaves in `cursor`
+    /// where what comes then has been passed over.
     #[inline]
     pub(super) fn follow(
         &mut self,
@@ -103,26 +125,40 @@ impl Recall {
         place: Place,
         chunk: &[u8],
         at: usize,
-    ) -> Option<(usize, u32)> {
+    ) -> Option<Followed> {
         let rest = &chunk[at..];
         let first = rest.first_chunk()?;
-        let Some(mut mark) = self.mark(*cursor, place, first).or_else(|| {
+        let begins = self.mark(*cursor, place, first).or_else(|| {
             *cursor = *self.slots.get(slot(place.state, first))?;
             self.mark(*cursor, place, first)
-        }) else {
+        });
+        let Some(Mark { at: begin, .. }) = begins.copied() else {
             *cursor = Cursor::NONE;
             self.missed.get_or_insert((at, place));
             return None;
         };
-        let (begin, mut members) = (mark.at, 0);
-        let same = alike(&self.text[begin..], rest);
+        let (shift, mut until) = (at.wrapping_sub(begin), self.same.1);
+        if shift != self.same.0 || at >= until {
+            until = at + alike(&self.text[begin..], rest);
+            self.same = (shift, until);
+        }
+        let same = until - at;
+        let mut followed = Followed { bytes: 0, members: 0, comma: true };
+        let mut mark = self.at(*cursor)?;
         while let Some(next) = self.at(mark.next).filter(|next| next.at - begin <= same) {
             *cursor = mark.next;
-            (mark, members) = (next, members + 1);
+            followed.members += 1;
+            mark = next;
         }
-        let bytes = mark.at - begin;
-        self.recalled += bytes;
-        (members > 0).then_some((bytes, members))
+        followed.bytes = mark.at - begin;
+        // What comes last in a container has no comma behind it.
+        let last = mark.end.wrapping_sub(begin);
+        if last <= same && matches!(rest.get(last), Some(b',' | b'}' | b']')) {
+            *cursor = mark.next;
+            followed = Followed { bytes: last, members: followed.members + 1, comma: false };
+        }
+        self.recalled += followed.bytes;
+        (followed.members > 0).then_some(followed)
     }
 
     /// Where what follows on that member or element has been passed over, and what is in it.
@@ -149,9 +185,16 @@ impl Recall {
                 self.text.clear();
                 self.marks.clear();
                 self.slots.clear();
+                self.forget_chunk();
                 self.rest = REST;
             }
             (self.passed, self.recalled) = (0, 0);
+        }
+    }
+
+    fn end(&mut self, mark: Cursor, at: usize) {
+        if let Some(mark) = self.marks.get_mut(mark.index()) {
+            mark.end = at;
         }
     }
 
@@ -184,7 +227,8 @@ impl Recall {
         while at < run.len() && self.marks.len() < MOST_MARKS {
             let Some((place, last, opener)) = open.last_mut() else { return };
             let (place, mark) = (*place, Cursor::to(self.marks.len()));
-            self.marks.push(Mark { at: begin + at, place, next: Cursor::NONE, child: Cursor::NONE });
+            let (next, child) = (Cursor::NONE, Cursor::NONE);
+            self.marks.push(Mark { at: begin + at, end: OPEN, place, next, child });
             let (before, opener) = (std::mem::replace(last, mark), *opener);
             if let Some(before) = self.marks.get_mut(before.index()) {
                 before.next = mark;
@@ -223,9 +267,11 @@ impl Recall {
                     at += length;
                 }
             }
+            self.end(mark, begin + at);
             while matches!(run.get(at), Some(b'}' | b']')) {
-                open.pop();
+                let Some((.., opener)) = open.pop() else { return };
                 at += 1;
+                self.end(opener, begin + at);
             }
             // A comma, unless the run ends.
             at += 1;
@@ -273,22 +319,31 @@ mod tests {
         recall.learn(TEXT.as_bytes(), 0..TEXT.len() - 1, &automaton);
         assert_eq!(recall.follow(&mut cursor, PLACE, &TEXT.as_bytes()[..10], 0), None);
         assert!(cursor != Cursor::NONE, "it is known, but no whole member comes again");
+        recall.forget_chunk();
         (recall, cursor, automaton)
     }
 
     #[test]
     fn whole_members_are_passed_over_as_far_as_they_are_the_same() {
         let begins = MEMBERS.map(|member| TEXT.find(member).unwrap());
-        for at in 0..TEXT.len() {
-            let (mut recall, start, _) = learnt();
+        for (at, other) in (0..TEXT.len() - 1).flat_map(|at| [(at, b'}'), (at, b'0'), (at, b'\x01')]) {
             let mut changed = [b"{".as_slice(), TEXT.as_bytes()].concat();
-            changed[at + 1] ^= 1;
+            if std::mem::replace(&mut changed[at + 1], other) == other {
+                continue;
+            }
             for end in [changed.len(), at + 1, at + 2] {
-                let expected = begins.iter().rposition(|begin| *begin <= at && *begin < end).unwrap_or(0);
-                let mut cursor = start;
+                let (mut recall, mut cursor, _) = learnt();
                 let followed = recall.follow(&mut cursor, PLACE, &changed[..end], 1);
-                let expected = (expected > 0 && end > 8).then(|| (begins[expected], expected as u32));
-                assert_eq!(followed, expected, "{at} {end}");
+                let same = at.min(end - 1);
+                let whole = begins.iter().rposition(|begin| *begin <= same).unwrap_or(0);
+                let comma = Followed { bytes: begins[whole], members: whole as u32, comma: true };
+                // Of what comes next all but the comma may be the same.
+                let last = begins.get(whole + 1).map(|next| next - 1).filter(|last| {
+                    *last <= same && matches!(changed[..end].get(last + 1), Some(b',' | b'}' | b']'))
+                });
+                let last = last.map(|bytes| Followed { bytes, members: comma.members + 1, comma: false });
+                let expected = last.or((whole > 0).then_some(comma)).filter(|_| end > 8);
+                assert_eq!(followed, expected, "{at} {end} {other}");
             }
         }
     }
@@ -323,7 +378,7 @@ mod tests {
     fn nothing_is_passed_over_in_another_place() {
         let (mut recall, start, _) = learnt();
         let mut follow = |place| recall.follow(&mut start.clone(), place, TEXT.as_bytes(), 0);
-        let all = Some((TEXT.find("\"g\"").unwrap(), 5));
+        let all = Some(Followed { bytes: TEXT.rfind('}').unwrap(), members: 6, comma: false });
         assert_eq!([follow(PLACE), follow(Place { room: 5, ..PLACE })], [all, all]);
         for place in [
             Place { state: 1, ..PLACE },

@@ -27,9 +27,9 @@ pub(crate) trait Handler {
     }
     /// A string value opens at `at` (its quote). Says what is wanted of it.
     fn open_string(&mut self, at: usize) -> Interest;
-    /// Of a string that is at most to be glanced at: its content lies there as it is, from `start` to `end`. Says whether that
-    /// is all; otherwise [`look_at_string`](Self::look_at_string) follows.
-    fn glance(&mut self, start: usize, end: usize) -> bool;
+    /// Of a string that is at most to be glanced at: its content, which lies in the chunk as it is. Says whether that is all;
+    /// otherwise [`look_at_string`](Self::look_at_string) follows.
+    fn glance(&mut self, text: &[u8]) -> Result<bool, MaskErrorKind>;
     /// The string that opened at `at` is not seen at a glance. Says what is wanted of it.
     fn look_at_string(&mut self, at: usize) -> Interest;
     /// A run of the string's unescaped content; runs may split characters.
@@ -148,7 +148,7 @@ impl Scanner {
             return Err(failed.clone());
         }
         let mut at = 0;
-        self.skimmer.stops.forget();
+        self.skimmer.forget_chunk();
         match self.run(chunk, &mut at, handler) {
             Ok(()) => {
                 self.before += chunk.len() as u64;
@@ -361,7 +361,7 @@ impl Scanner {
                 let start = *at + 1;
                 if let Some(end) = self.skimmer.stops.whole(chunk, start) {
                     if self.interest == Interest::Glance {
-                        self.interest = match handler.glance(start, end) {
+                        self.interest = match handler.glance(&chunk[start..end])? {
                             true => Interest::Nothing,
                             false => handler.look_at_string(*at),
                         };

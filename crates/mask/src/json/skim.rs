@@ -128,8 +128,15 @@ pub(super) struct Stopped {
 }
 
 impl Skimmer {
+    /// What is known of the chunk is of another one.
+    pub(super) fn forget_chunk(&mut self) {
+        self.stops.forget_chunk();
+        self.recall.forget_chunk();
+    }
+
     /// Passes over members or elements from `at` on, as many as can be, but not past the end of the container in which it begins.
     /// `long`: the document is, so that it is worthwhile to remember what has been passed over.
+    #[inline(never)]
     pub(super) fn skim(
         &mut self,
         chunk: &[u8],
@@ -150,42 +157,47 @@ impl Skimmer {
             if let Some(mode) = mode {
                 let room = (bounds.levels - levels.len()) as u32;
                 let place = Place { state: here.state, object: here.object, mode, room };
-                if let Some((bytes, members)) = recall.follow(&mut here.cursor, place, chunk, *at) {
-                    here.elements = here.elements.wrapping_add(members);
-                    (*at, upcoming) = (*at + bytes, Upcoming::Another);
+                if let Some(followed) = recall.follow(&mut here.cursor, place, chunk, *at) {
+                    here.elements = here.elements.wrapping_add(followed.members);
+                    *at += followed.bytes;
+                    upcoming = if followed.comma { Upcoming::Another } else { Upcoming::Next };
                 }
             }
-            let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
-            if here.object {
-                let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':')) else {
-                    break;
-                };
-                start = end + 1;
-                key = (*at + 1, end - *at - 2);
-                if key.1 > bounds.key {
+            if upcoming != Upcoming::Next {
+                let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
+                if here.object {
+                    let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':'))
+                    else {
+                        break;
+                    };
+                    start = end + 1;
+                    key = (*at + 1, end - *at - 2);
+                    if key.1 > bounds.key {
+                        break;
+                    }
+                    state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
+                    member = Some(Member { key, state });
+                }
+                if !quiet.may_pass(state) {
                     break;
                 }
-                state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
-                member = Some(Member { key, state });
-            }
-            if !quiet.may_pass(state) {
-                break;
-            }
-            let may_open = levels.len() < bounds.levels;
-            let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
-            if !quiet.passes(state, &value) {
-                break;
-            }
-            here.elements = here.elements.wrapping_add(1);
-            (*at, upcoming, member) = (end, Upcoming::Next, None);
-            let (next, child) = if mode.is_some() { recall.after(here.cursor) } else { Default::default() };
-            here.cursor = next;
-            if let Value::Container = value {
-                levels.push(here);
-                here = Level { object: chunk[start] == b'{', state, elements: 0, key, cursor: child };
-                upcoming = Upcoming::First;
-                if !matches!(chunk.get(*at), Some(b'}' | b']')) {
-                    continue;
+                let may_open = levels.len() < bounds.levels;
+                let Some((end, value)) = value(chunk, start, stops, may_open) else { break };
+                if !quiet.passes(state, &value) {
+                    break;
+                }
+                here.elements = here.elements.wrapping_add(1);
+                (*at, upcoming, member) = (end, Upcoming::Next, None);
+                let (next, child) =
+                    if mode.is_some() { recall.after(here.cursor) } else { Default::default() };
+                here.cursor = next;
+                if let Value::Container = value {
+                    levels.push(here);
+                    here = Level { object: chunk[start] == b'{', state, elements: 0, key, cursor: child };
+                    upcoming = Upcoming::First;
+                    if !matches!(chunk.get(*at), Some(b'}' | b']')) {
+                        continue;
+                    }
                 }
             }
             // The ends of containers, as many as there are, and a comma.

@@ -30,7 +30,7 @@ impl Default for Words {
 
 impl Stops {
     /// What is known is of another chunk.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn forget_chunk(&mut self) {
         (self.from, self.known) = (0, 0);
     }
 

@@ -86,6 +86,18 @@ fn what_was_passed_over_counts_in_the_path() {
 }
 
 #[test]
+fn what_comes_again_is_compared_in_each_chunk() {
+    let scope = scope("{packs: [], rules: [{name: r, paths: ['*.spec.pw']}]}", &RequestInfo::default());
+    let object = |key: &str| format!(r#"{{"spec":{{"{key}":"{}"}},"n":[1]}}"#, "x".repeat(60));
+    let (known, masked) = (object("ok"), r#"{"spec":{"pw":"masked:r:#"},"n":[1]}"#);
+    // All of one length, so that each chunk has the same places.
+    let chunks = [r#"{"a":"#, &known, r#","b":"#, &known, r#","c":"#, &object("pw"), "}"];
+    let parts: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.as_bytes()).collect();
+    let expected = format!(r#"{{"a":{known},"b":{known},"c":{masked}}}"#);
+    assert_eq!(without_digits(&mask(&scope, &parts).unwrap().0), expected);
+}
+
+#[test]
 fn secrets_are_masked_wherever_the_answer_holds_them() {
     let secrets = scope("{}", &resource("", "secrets"));
     check(

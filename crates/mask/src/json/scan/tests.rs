@@ -27,8 +27,8 @@ impl Handler for Notes {
         self.0.push(b'<');
         Interest::Text
     }
-    fn glance(&mut self, _: usize, _: usize) -> bool {
-        false
+    fn glance(&mut self, _: &[u8]) -> Result<bool, MaskErrorKind> {
+        Ok(false)
     }
     fn look_at_string(&mut self, _: usize) -> Interest {
         Interest::Text
@@ -234,8 +234,8 @@ impl Handler for Quietly {
     fn open_string(&mut self, _: usize) -> Interest {
         Interest::Nothing
     }
-    fn glance(&mut self, _: usize, _: usize) -> bool {
-        true
+    fn glance(&mut self, _: &[u8]) -> Result<bool, MaskErrorKind> {
+        Ok(true)
     }
     fn look_at_string(&mut self, _: usize) -> Interest {
         Interest::Nothing
