@@ -167,6 +167,7 @@ impl Default for Message {
 }
 
 impl Message {
+    #[inline(always)]
     fn push(&mut self, bytes: &[u8]) {
         match self.few.get_mut(self.length..self.length + bytes.len()) {
             Some(room) if self.many.is_empty() => {
@@ -235,18 +236,53 @@ pub(crate) fn find_token(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// SHA-256 over the text of a value that arrives in runs. Of base64 it is over that text, not over what it stands for: API
-/// servers write one value in one way, and decoding costs more than the digest does.
-#[derive(Default)]
-pub(crate) struct ValueDigest(Sha256);
+/// What a token says of a value: its text, if that is shorter than its SHA-256, or else that. Of base64 it is that text, not what it
+/// stands for: API servers write one value in one way, and decoding costs more than the digest does.
+#[derive(Clone, Copy)]
+pub(crate) struct Fingerprint {
+    bytes: [u8; 32],
+    length: u8,
+}
 
-impl ValueDigest {
-    pub(crate) fn update(&mut self, run: &[u8]) {
-        self.0.update(run);
+impl Fingerprint {
+    pub(crate) fn of(text: &[u8]) -> Self {
+        let mut reader = ValueReader::default();
+        reader.read(text);
+        reader.finish()
     }
 
-    pub(crate) fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// The [`Fingerprint`] of a value that arrives in runs.
+#[derive(Default)]
+pub(crate) struct ValueReader {
+    /// As long as that is all, which is always less than `few` has room for.
+    few: [u8; 32],
+    length: u8,
+    all: Option<Sha256>,
+}
+
+impl ValueReader {
+    pub(crate) fn read(&mut self, run: &[u8]) {
+        let length = usize::from(self.length);
+        match &mut self.all {
+            Some(all) => all.update(run),
+            None if length + run.len() < self.few.len() => {
+                self.few[length..length + run.len()].copy_from_slice(run);
+                self.length += run.len() as u8;
+            }
+            None => self.all = Some(Sha256::new().chain_update(&self.few[..length]).chain_update(run)),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Fingerprint {
+        match self.all {
+            Some(all) => Fingerprint { bytes: all.finalize().into(), length: 32 },
+            None => Fingerprint { bytes: self.few, length: self.length },
+        }
     }
 }
 

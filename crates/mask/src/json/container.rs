@@ -1,7 +1,7 @@
 //! What is known of a container when it starts: which object it is, and whether rules have to do with all that is in it.
 
 use super::{
-    frame::{Cover, Frame, Inside, Truth},
+    frame::{Cover, Frame, Inside, NOWHERE, Truth},
     leaf::{Candidate, Presumed},
     masker::Core,
 };
@@ -9,15 +9,17 @@ use crate::rules::{Accept, RuleBits, StateId};
 
 impl Core {
     /// A container starts: which object is it, and is all of it masked?
-    pub(super) fn open_frame(&mut self, state: StateId, object: bool) {
+    pub(super) fn open_frame(&mut self, state: StateId, object: bool, at: usize) {
         let depth = self.frames.len();
         let mut frame = Frame::within(self.frames.last(), object, state);
+        self.frames.begin(&mut frame, at);
         let cover = self.frames.last().and_then(|parent| self.frames.cover(parent)).unwrap_or_default();
         // Where all that may happen is a search that goes on anyway, nothing changes.
         let goes_on = self.is_plain(state) || self.goes_on(state, cover.searching);
         if cover.inside.is_none() && !goes_on {
             self.look(state, true);
             self.leaf.active = false;
+            frame.from = NOWHERE;
             let cover = self.cover_container(cover);
             self.frames.put_under(&mut frame, cover);
         }
@@ -39,13 +41,24 @@ impl Core {
                 }
                 Accept::ListItem if depth >= 2 => {
                     frame.list_item = true;
+                    frame.from = NOWHERE;
+                    self.frames.touch(depth - 2);
                     let list = self.frames.facts(depth - 2).list_kinds;
                     kinds |= list;
                     decided |= list != 0;
                 }
-                Accept::Metadata => frame.metadata = true,
-                Accept::Table => self.columns.begin(),
+                Accept::Metadata => {
+                    frame.metadata = true;
+                    frame.from = NOWHERE;
+                }
+                Accept::Table => {
+                    self.frames.touch_all();
+                    frame.from = NOWHERE;
+                    self.columns.begin();
+                }
                 Accept::Column => {
+                    self.frames.touch_all();
+                    frame.from = NOWHERE;
                     let number =
                         self.frames.last().map_or(0, |definitions| definitions.index.wrapping_sub(1));
                     self.columns.define(number);

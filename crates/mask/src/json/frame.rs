@@ -18,6 +18,9 @@ pub(super) struct Frame {
     pub(super) state: StateId,
     /// How many elements have been seen.
     pub(super) index: u32,
+    /// Where in the chunk the member or element begins whose value it is, as long as nothing has come of what is in it, and nothing
+    /// in it has to do with what is around it; else [`NOWHERE`].
+    pub(super) from: usize,
     /// What leads here from the container around it.
     step: Step,
     /// How much of the path leads here, if it is written so far.
@@ -39,6 +42,7 @@ impl Frame {
             metadata: false,
             state,
             index: 0,
+            from: NOWHERE,
             step: Step::Written,
             path_len: 0,
             nearest: parent.map_or(0, |parent| parent.nearest),
@@ -47,6 +51,9 @@ impl Frame {
         }
     }
 }
+
+/// Where nothing begins.
+pub(super) const NOWHERE: usize = usize::MAX;
 
 /// What happens to all that is in a container.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -76,6 +83,8 @@ pub(super) enum Step {
 /// and the path is written as late as can be, which is when a value needs it, or when the chunk ends that it lies in.
 pub(super) struct Frames {
     open: Vec<Frame>,
+    /// Of how many of them, the outer ones, something has come.
+    touched: usize,
     /// At 0 those of every container of which nothing is known.
     facts: Vec<Facts>,
     free: Vec<u32>,
@@ -96,6 +105,7 @@ impl Default for Frames {
         facts.push(Facts::default());
         Self {
             open: Vec::with_capacity(8),
+            touched: 0,
             facts,
             free: Vec::new(),
             covers: vec![Cover::default()],
@@ -130,6 +140,37 @@ impl Frames {
         self.push_after(step, frame);
     }
 
+    /// The current value is a container, which begins at `at`.
+    #[inline]
+    pub(super) fn begin(&mut self, frame: &mut Frame, at: usize) {
+        frame.from = match self.step {
+            Step::Key(key, _) => key - 1,
+            Step::Index(_) => at,
+            Step::Written => NOWHERE,
+        };
+    }
+
+    /// What is in the containers deeper than this has to do with what is in this one.
+    #[inline]
+    pub(super) fn touch(&mut self, depth: usize) {
+        let deeper = self.open.get_mut(depth + 1..).unwrap_or_default();
+        deeper.iter_mut().for_each(|frame| frame.from = NOWHERE);
+    }
+
+    /// Something has come of what is in the open containers.
+    #[inline]
+    pub(super) fn touch_all(&mut self) {
+        self.touched = self.open.len();
+    }
+
+    /// Where in the chunk the member or element begins whose value is the innermost container, if what is in it is of no
+    /// consequence, there and wherever it comes again.
+    #[inline]
+    pub(super) fn of_no_consequence(&self) -> Option<usize> {
+        let top = self.open.get(self.touched..)?.last()?;
+        (top.from != NOWHERE).then_some(top.from)
+    }
+
     #[inline]
     fn push_after(&mut self, step: Step, mut frame: Frame) {
         frame.step = step;
@@ -145,6 +186,7 @@ impl Frames {
     #[inline]
     pub(super) fn pop(&mut self) -> bool {
         let Some(Frame { facts, cover, metadata, .. }) = self.open.pop() else { return false };
+        self.touched = self.touched.min(self.open.len());
         if facts != 0 {
             self.facts[facts as usize].clear();
             self.free.push(facts);
@@ -225,11 +267,12 @@ impl Frames {
         for level in inner {
             let Some(around) = self.open.last() else { return };
             let step = match around.object {
-                true => Step::Key(level.key.0, level.key.1),
+                true => Step::Key(level.from + 1, level.key),
                 false => Step::Index(around.index.wrapping_sub(1)),
             };
             let index = if level.object { 0 } else { level.elements };
-            self.push_after(step, Frame { index, ..Frame::within(Some(around), level.object, level.state) });
+            let within = Frame::within(Some(around), level.object, level.state);
+            self.push_after(step, Frame { index, from: level.from, ..within });
         }
     }
 

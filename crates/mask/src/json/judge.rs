@@ -34,7 +34,7 @@ impl From<NeedState> for Kept {
     fn from(need: NeedState) -> Self {
         match need {
             NeedState::Nothing | NeedState::Said => Self::Nothing,
-            NeedState::Digest(digest) => Self::Digest(digest.finish()),
+            NeedState::Fingerprint(value) => Self::Fingerprint(value.finish()),
             NeedState::Text(text) => Self::Text(text),
         }
     }
@@ -272,7 +272,7 @@ impl Core {
             None => {
                 let value = match kept {
                     Kept::Nothing => Value::Text(b""),
-                    Kept::Digest(digest) => Value::Digest(digest),
+                    Kept::Fingerprint(value) => Value::Fingerprint(value),
                     Kept::Text(text) => Value::Text(text),
                 };
                 let binding = candidate.bound.as_deref().unwrap_or_default();

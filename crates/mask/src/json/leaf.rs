@@ -7,7 +7,7 @@ use crate::{
     Action,
     detect::DetectorSet,
     rules::{Accept, RuleId, Scope},
-    token::ValueDigest,
+    token::{Fingerprint, ValueReader},
 };
 
 /// A rule that may mask a value, and on what it depends.
@@ -85,14 +85,14 @@ pub(super) enum Need {
     Nothing,
     /// What it says about its object, and nothing else.
     Said,
-    Digest,
+    Fingerprint,
     Text,
 }
 
 /// What was kept.
 pub(super) enum Kept {
     Nothing,
-    Digest([u8; 32]),
+    Fingerprint(Fingerprint),
     Text(Vec<u8>),
 }
 
@@ -145,7 +145,7 @@ pub(super) enum NeedState {
     Nothing,
     /// Kept by the masker: such values are many, and short.
     Said,
-    Digest(ValueDigest),
+    Fingerprint(ValueReader),
     Text(Vec<u8>),
 }
 
@@ -208,7 +208,7 @@ impl Leaf {
         for candidate in &self.candidates {
             let wanted = match scope.action(candidate.rule) {
                 _ if scope.searches(candidate.rule) => Need::Text,
-                Action::Hash => Need::Digest,
+                Action::Hash => Need::Fingerprint,
                 Action::Partial => Need::Text,
                 Action::Redact | Action::Drop => Need::Nothing,
             };
@@ -222,7 +222,7 @@ impl Leaf {
         self.need = match need {
             Need::Nothing => NeedState::Nothing,
             Need::Said => NeedState::Said,
-            Need::Digest => NeedState::Digest(ValueDigest::default()),
+            Need::Fingerprint => NeedState::Fingerprint(ValueReader::default()),
             Need::Text => {
                 let mut text = std::mem::take(&mut self.spare);
                 text.clear();

@@ -322,6 +322,8 @@ impl Core {
         leaf.nested = None;
         leaf.candidates.clear();
         let Some(depth) = self.frames.len().checked_sub(1) else { return };
+        // The outermost container whose facts have been asked for.
+        let mut asked = depth;
         // Of what somebody writes, and may not say all, every rule is for it.
         let suspect = self.origin.presumed.suspect;
         let asks = |rule| !suspect && self.scope.depends_on_object(rule);
@@ -346,6 +348,9 @@ impl Core {
                         Anchor::Up(levels) => (depth + 1).saturating_sub(levels as usize),
                         Anchor::Object => nearest,
                     };
+                    if kinds != 0 || asks(rule) {
+                        asked = asked.min(anchor);
+                    }
                     let mut condition =
                         (kinds != 0).then_some(KindCondition { kinds, depth: anchor, list: false });
                     if kinds != 0 && !self.scope.holds_unknown(rule) {
@@ -367,6 +372,7 @@ impl Core {
                         Some(Nested { rule, anchor, path_from: 0, bound: None, presumed: None, cell: false });
                 }
                 Accept::Cell if self.scope.has_columns() => {
+                    asked = 0;
                     let number = self.frames[depth].index.wrapping_sub(1);
                     let table = depth.saturating_sub(CELL_BELOW_TABLE);
                     let table = KindCondition { kinds: self.scope.table_kind(), depth: table, list: false };
@@ -377,6 +383,7 @@ impl Core {
             }
         }
         for rule in &self.key_rules {
+            asked = asked.min(nearest);
             leaf.candidates.push(Candidate {
                 subject: asks(*rule).then_some(nearest),
                 ..Candidate::new(*rule, false, nearest)
@@ -391,6 +398,10 @@ impl Core {
             self.leaf.candidates = candidates;
         }
         self.leaf.masking = !self.leaf.candidates.is_empty() || self.leaf.nested.is_some();
+        match self.leaf.masking {
+            true => self.frames.touch_all(),
+            false => self.frames.touch(asked),
+        }
         self.leaf.active = self.leaf.masking || self.leaf.captures.any();
     }
 
@@ -418,6 +429,7 @@ impl Core {
 
     fn end_of_chunk(&mut self) -> Result<(), MaskErrorKind> {
         self.frames.write_path(&self.chunk);
+        self.frames.touch_all();
         if self.leaf.active && self.leaf.masking {
             self.keep_original(self.chunk.len());
             self.leaf.start = 0;
@@ -521,13 +533,14 @@ pub(super) fn rules_of(mut bits: RuleBits) -> impl Iterator<Item = RuleId> {
 
 impl Handler for Core {
     #[inline]
-    fn open(&mut self, _: usize, object: bool) {
+    fn open(&mut self, at: usize, object: bool) {
         let state = self.enter_value();
-        self.open_frame(state, object);
+        self.open_frame(state, object, at);
     }
 
     #[inline]
-    fn close(&mut self, _: usize) {
+    fn close(&mut self, _: usize) -> Option<usize> {
+        let from = self.frames.of_no_consequence();
         self.settle_closing();
         let metadata = self.frames.pop();
         self.enter_container();
@@ -535,6 +548,7 @@ impl Handler for Core {
             self.frames.facts_mut(parent).metadata_done = true;
             self.reconsider(parent);
         }
+        from
     }
 
     #[inline(always)]
@@ -616,7 +630,7 @@ impl Handler for Core {
                 let room = (CAPTURE_LIMIT + 1).saturating_sub(self.said.len());
                 self.said.extend_from_slice(&run[..run.len().min(room)]);
             }
-            NeedState::Digest(digest) => digest.update(run),
+            NeedState::Fingerprint(value) => value.read(run),
             NeedState::Text(text) => {
                 if text.len() + run.len() > self.scope.limits().held_bytes {
                     return Err(MaskErrorKind::TooMuchHeld);

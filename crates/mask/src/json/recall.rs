@@ -19,6 +19,9 @@ const LEAST: usize = 48;
 const TRIAL: usize = 512 * 1024;
 const REST: usize = 8 * TRIAL;
 const SLOTS: usize = 2048;
+/// How many members and elements are remembered that were read, and how long they are at most, in bytes.
+const WHOLES: usize = 64;
+const WHOLE: usize = 1024;
 
 /// A container in which values are passed over.
 #[derive(Clone, Copy)]
@@ -29,6 +32,15 @@ pub(super) struct Place {
     pub(super) mode: u8,
     /// How many more containers may be open.
     pub(super) room: u32,
+}
+
+impl Place {
+    /// Whether what was passed over here is passed over there.
+    #[inline]
+    fn fits(self, there: Self) -> bool {
+        (self.state, self.object, self.mode) == (there.state, there.object, there.mode)
+            && self.room <= there.room
+    }
 }
 
 /// Where a member or element stands that has been passed over.
@@ -56,6 +68,8 @@ pub(super) struct Followed {
     pub(super) members: u32,
     /// Whether the last of them is passed over with the comma behind it.
     pub(super) comma: bool,
+    /// Whether it is one that was [read](Recall::learn_whole).
+    pub(super) read: bool,
 }
 
 /// A mark, or none.
@@ -76,6 +90,12 @@ impl Cursor {
     }
 }
 
+/// A member or element that the masker has read, and of which nothing has come.
+struct Whole {
+    place: Place,
+    text: Vec<u8>,
+}
+
 #[derive(Default)]
 pub(super) struct Recall {
     text: Vec<u8>,
@@ -83,6 +103,8 @@ pub(super) struct Recall {
     /// The newest mark of each state and first bytes.
     slots: Vec<Cursor>,
     modes: Vec<Option<RuleBits>>,
+    /// Those that came last, by their first bytes.
+    wholes: Vec<Option<Whole>>,
     /// Where in the chunk something came again: how far that was from where it is remembered, and up to where it is the same.
     same: (usize, usize),
     /// Where in the chunk something came first, since it was last learnt, that is not remembered.
@@ -126,6 +148,50 @@ impl Recall {
         chunk: &[u8],
         at: usize,
     ) -> Option<Followed> {
+        self.follow_marks(cursor, place, chunk, at).or_else(|| {
+            let bytes = self.whole(place, &chunk[at..])?;
+            *cursor = self.after(*cursor).0;
+            self.recalled += bytes;
+            Some(Followed { bytes, members: 1, comma: false, read: true })
+        })
+    }
+
+    /// How long the whole member or element is that begins here, and that came before.
+    #[inline]
+    fn whole(&self, place: Place, rest: &[u8]) -> Option<usize> {
+        let first = rest.first_chunk()?;
+        let known = self.wholes.get(whole_slot(place.state, first))?.as_ref()?;
+        let length = known.text.len();
+        let ends = matches!(rest.get(length), Some(b',' | b'}' | b']'));
+        (ends && known.place.fits(place) && rest.starts_with(&known.text)).then_some(length)
+    }
+
+    /// This member or element has been read, and nothing has come of it.
+    #[inline]
+    pub(super) fn learn_whole(&mut self, text: &[u8], place: Place) {
+        if self.rest > 0 || text.len() > WHOLE {
+            return;
+        }
+        let Some(first) = text.first_chunk() else { return };
+        if self.wholes.is_empty() {
+            self.wholes.resize_with(WHOLES, || None);
+        }
+        self.passed += text.len();
+        let known = &mut self.wholes[whole_slot(place.state, first)];
+        let known = known.get_or_insert_with(|| Whole { place, text: Vec::new() });
+        known.place = place;
+        known.text.clear();
+        known.text.extend_from_slice(text);
+    }
+
+    #[inline]
+    fn follow_marks(
+        &mut self,
+        cursor: &mut Cursor,
+        place: Place,
+        chunk: &[u8],
+        at: usize,
+    ) -> Option<Followed> {
         let rest = &chunk[at..];
         let first = rest.first_chunk()?;
         let begins = self.mark(*cursor, place, first).or_else(|| {
@@ -143,7 +209,7 @@ impl Recall {
             self.same = (shift, until);
         }
         let same = until - at;
-        let mut followed = Followed { bytes: 0, members: 0, comma: true };
+        let mut followed = Followed { bytes: 0, members: 0, comma: true, read: false };
         let mut mark = self.at(*cursor)?;
         while let Some(next) = self.at(mark.next).filter(|next| next.at - begin <= same) {
             *cursor = mark.next;
@@ -155,7 +221,7 @@ impl Recall {
         let last = mark.end.wrapping_sub(begin);
         if last <= same && matches!(rest.get(last), Some(b',' | b'}' | b']')) {
             *cursor = mark.next;
-            followed = Followed { bytes: last, members: followed.members + 1, comma: false };
+            followed = Followed { bytes: last, members: followed.members + 1, comma: false, ..followed };
         }
         self.recalled += followed.bytes;
         (followed.members > 0).then_some(followed)
@@ -185,6 +251,7 @@ impl Recall {
                 self.text.clear();
                 self.marks.clear();
                 self.slots.clear();
+                self.wholes.clear();
                 self.forget_chunk();
                 self.rest = REST;
             }
@@ -207,9 +274,7 @@ impl Recall {
     #[inline]
     fn mark(&self, cursor: Cursor, place: Place, first: &[u8; 8]) -> Option<&Mark> {
         let mark = self.at(cursor)?;
-        let Place { state, object, mode, room } = mark.place;
-        let fits = (state, object, mode) == (place.state, place.object, place.mode) && room <= place.room;
-        (fits && self.text[mark.at..].first_chunk() == Some(first)).then_some(mark)
+        (mark.place.fits(place) && self.text[mark.at..].first_chunk() == Some(first)).then_some(mark)
     }
 
     /// Notes where in `run`, which has just been passed over, members and elements begin.
@@ -285,6 +350,16 @@ fn slot(state: StateId, first: &[u8; 8]) -> usize {
     (mixed >> 53) as usize % SLOTS
 }
 
+/// More is looked at of what was read, so that it is found among others like it.
+#[inline]
+fn whole_slot(state: StateId, first: &[u8; 24]) -> usize {
+    let (words, _) = first.as_chunks::<8>();
+    let mix = |mixed: u64, word: &[u8; 8]| {
+        (mixed.rotate_left(29) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    };
+    (words.iter().fold(u64::from(state), mix) >> 48) as usize % WHOLES
+}
+
 /// How many bytes the two begin with that are the same.
 #[inline]
 fn alike(one: &[u8], other: &[u8]) -> usize {
@@ -336,12 +411,14 @@ mod tests {
                 let followed = recall.follow(&mut cursor, PLACE, &changed[..end], 1);
                 let same = at.min(end - 1);
                 let whole = begins.iter().rposition(|begin| *begin <= same).unwrap_or(0);
-                let comma = Followed { bytes: begins[whole], members: whole as u32, comma: true };
+                let comma =
+                    Followed { bytes: begins[whole], members: whole as u32, comma: true, read: false };
                 // Of what comes next all but the comma may be the same.
                 let last = begins.get(whole + 1).map(|next| next - 1).filter(|last| {
                     *last <= same && matches!(changed[..end].get(last + 1), Some(b',' | b'}' | b']'))
                 });
-                let last = last.map(|bytes| Followed { bytes, members: comma.members + 1, comma: false });
+                let last =
+                    last.map(|bytes| Followed { bytes, members: comma.members + 1, comma: false, ..comma });
                 let expected = last.or((whole > 0).then_some(comma)).filter(|_| end > 8);
                 assert_eq!(followed, expected, "{at} {end} {other}");
             }
@@ -378,7 +455,7 @@ mod tests {
     fn nothing_is_passed_over_in_another_place() {
         let (mut recall, start, _) = learnt();
         let mut follow = |place| recall.follow(&mut start.clone(), place, TEXT.as_bytes(), 0);
-        let all = Some(Followed { bytes: TEXT.rfind('}').unwrap(), members: 6, comma: false });
+        let all = Some(Followed { bytes: TEXT.rfind('}').unwrap(), members: 6, comma: false, read: false });
         assert_eq!([follow(PLACE), follow(Place { room: 5, ..PLACE })], [all, all]);
         for place in [
             Place { state: 1, ..PLACE },
@@ -392,6 +469,46 @@ mod tests {
         assert_eq!(modes, [Some(0), Some(1), Some(2), Some(0), Some(2)]);
         let many: Vec<_> = (0..300).map(|rules| recall.mode(Some(rules))).collect();
         assert!(many[254].is_some() && many[255..].iter().all(Option::is_none), "{many:?}");
+    }
+
+    #[test]
+    fn what_was_read_comes_again_as_a_whole_or_not_at_all() {
+        const READ: &str = r#"{"name":"a name","value":[0.5, "\""]}"#;
+        let follow = |recall: &mut Recall, place, text: &str| {
+            recall.forget_chunk();
+            recall.follow(&mut Cursor::NONE.clone(), place, text.as_bytes(), 0)
+        };
+        let mut recall = Recall::default();
+        recall.learn_whole(READ.as_bytes(), PLACE);
+        let whole = Some(Followed { bytes: READ.len(), members: 1, comma: false, read: true });
+        for end in [",", "}", "]", ",]"] {
+            assert_eq!(follow(&mut recall, PLACE, &format!("{READ}{end}")), whole);
+        }
+        for other in
+            [READ.to_owned(), format!("{READ} "), format!("{READ}1"), READ.replace("0.5", "0.4") + ","]
+        {
+            assert_eq!(follow(&mut recall, PLACE, &other), None, "{other}");
+        }
+        let again = format!("{READ},");
+        for place in [
+            Place { state: 1, ..PLACE },
+            Place { object: false, ..PLACE },
+            Place { mode: 1, ..PLACE },
+            Place { room: 3, ..PLACE },
+        ] {
+            assert_eq!(follow(&mut recall, place, &again), None);
+        }
+        // Others that begin like it take its place.
+        recall.learn_whole(READ.replace("0.5", "0.4").as_bytes(), PLACE);
+        assert_eq!(follow(&mut recall, PLACE, &again), None);
+        recall.learn_whole(READ.as_bytes(), PLACE);
+        assert_eq!(follow(&mut recall, PLACE, &again), whole);
+        // What is too long, or too short to be told from others, is not remembered.
+        for text in [format!("[{}1]", "1,".repeat(WHOLE / 2)), "[1]".to_owned()] {
+            recall.learn_whole(text.as_bytes(), PLACE);
+            assert_eq!(follow(&mut recall, PLACE, &(text + ",")), None);
+        }
+        assert!(recall.wholes.len() == WHOLES && recall.text.is_empty());
     }
 
     #[test]

@@ -22,7 +22,10 @@ impl Core {
             let holds = too_long || self.memo.holds(clause, said, ask);
             consistent &= self.frames.facts_mut(parent).say_clause(clause, holds);
         }
-        consistent &= !captures.column || self.name_column(parent, said);
+        if captures.column {
+            self.frames.touch_all();
+            consistent &= self.name_column(parent, said);
+        }
         if !consistent {
             return Err(MaskErrorKind::Ambiguous);
         }
@@ -37,6 +40,7 @@ impl Core {
             self.reconsider(parent);
         }
         if let (Some(label), Some(object)) = (captures.label, parent.checked_sub(2)) {
+            self.frames.touch(object);
             let facts = self.frames.facts_mut(object);
             if facts.metadata_done && facts.consulted {
                 return Err(MaskErrorKind::Ambiguous);
@@ -57,6 +61,7 @@ impl Core {
         if self.frames.facts(object).metadata_done && self.frames.facts(object).consulted {
             return Err(MaskErrorKind::Ambiguous);
         }
+        self.frames.touch(object);
         let names = &mut self.frames.facts_mut(object).names;
         let field = match (uid, namespace) {
             (true, _) => &mut names.uid,

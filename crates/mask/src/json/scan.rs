@@ -17,8 +17,9 @@ const LONG: u64 = if cfg!(any(test, fuzzing)) { 1 } else { 64 * 1024 };
 pub(crate) trait Handler {
     /// A container opens at `at`.
     fn open(&mut self, at: usize, object: bool);
-    /// The innermost container ended just before `end`.
-    fn close(&mut self, end: usize);
+    /// The innermost container ended just before `end`. Says where in the chunk the member or element began whose value it was, if
+    /// nothing needs to be told of it where the same comes again.
+    fn close(&mut self, end: usize) -> Option<usize>;
     /// A member's key, unescaped; `at` says where in the chunk it lies, if it lies there as it is.
     fn key(&mut self, key: &[u8], at: Option<usize>);
     /// The same of a key that lies at `at` as it is, and leads to this state.
@@ -224,7 +225,7 @@ impl Scanner {
                 Ok(())
             }
             (State::Next | State::FirstKey, b'}') | (State::Next | State::FirstElement, b']') => {
-                self.close(at, byte, handler)
+                self.close(chunk, at, byte, handler)
             }
             (State::Colon, b':') => {
                 self.state = State::Value;
@@ -291,13 +292,18 @@ impl Scanner {
                     (State::FirstKey, Some(b'"')) => break true,
                     (State::Next | State::FirstKey, Some(b'}'))
                     | (State::Next | State::FirstElement, Some(b']')) => {
-                        self.close(at, chunk[*at], handler)?;
+                        self.close(chunk, at, chunk[*at], handler)?;
                     }
                     (State::FirstElement, Some(_)) => break false,
                     _ => return Ok(()),
                 }
             };
         }
+    }
+
+    /// What may not be exceeded in the innermost container.
+    fn bounds(&self) -> Bounds {
+        Bounds { levels: self.max_depth.saturating_sub(self.stack.len()), key: self.max_key }
     }
 
     fn in_object(&self) -> bool {
@@ -316,7 +322,7 @@ impl Scanner {
             _ => return None,
         };
         let began = *at;
-        let bounds = Bounds { levels: self.max_depth.saturating_sub(self.stack.len()), key: self.max_key };
+        let bounds = self.bounds();
         let long = self.before >= LONG;
         let Stopped { upcoming, member } =
             self.skimmer.skim(chunk, at, (object, upcoming), &quiet, bounds, long);
@@ -336,13 +342,25 @@ impl Scanner {
     }
 
     #[inline]
-    fn close<H: Handler>(&mut self, at: &mut usize, byte: u8, handler: &mut H) -> Result<(), MaskErrorKind> {
+    fn close<H: Handler>(
+        &mut self,
+        chunk: &[u8],
+        at: &mut usize,
+        byte: u8,
+        handler: &mut H,
+    ) -> Result<(), MaskErrorKind> {
         if self.stack.pop() != Some(byte == b'}') {
             return Err(MaskErrorKind::Malformed("a bracket closes what another opened"));
         }
         *at += 1;
         self.after_value();
-        handler.close(*at);
+        if let Some(from) = handler.close(*at)
+            && self.before >= LONG
+            && let Some(quiet) = handler.quiet()
+        {
+            let bounds = self.bounds();
+            self.skimmer.learn(&chunk[from..*at], &quiet, self.in_object(), bounds);
+        }
         Ok(())
     }
 

@@ -76,8 +76,10 @@ pub(crate) struct Level {
     pub(crate) state: StateId,
     /// How many elements have been passed, or entered.
     pub(crate) elements: u32,
-    /// Where its key lies in the chunk, and how long that is, if it is an object's member.
-    pub(crate) key: (usize, usize),
+    /// Where the member or element begins in the chunk whose value it is.
+    pub(crate) from: usize,
+    /// How long its key is, if it is an object's member.
+    pub(crate) key: usize,
     /// Where what comes next in it has been passed over before.
     cursor: Cursor,
 }
@@ -115,7 +117,7 @@ pub(super) struct Bounds {
 #[derive(Default)]
 pub(super) struct Skimmer {
     pub(super) stops: Stops,
-    recall: Recall,
+    pub(super) recall: Recall,
     /// The containers that are open when it has stopped, the one in which it began first.
     pub(super) levels: Vec<Level>,
 }
@@ -134,6 +136,14 @@ impl Skimmer {
         self.recall.forget_chunk();
     }
 
+    /// A member or element has been read of which nothing has come, in a container of which this much is known.
+    pub(super) fn learn(&mut self, text: &[u8], quiet: &Quiet<'_>, object: bool, bounds: Bounds) {
+        if let Some(mode) = self.recall.mode(quiet.searched.map(|searched| searched.rules)) {
+            let place = Place { state: quiet.state, object, mode, room: bounds.levels as u32 };
+            self.recall.learn_whole(text, place);
+        }
+    }
+
     /// Passes over members or elements from `at` on, as many as can be, but not past the end of the container in which it begins.
     /// `long`: the document is, so that it is worthwhile to remember what has been passed over.
     #[inline(never)]
@@ -148,10 +158,10 @@ impl Skimmer {
     ) -> Stopped {
         let Self { stops, recall, levels } = self;
         levels.clear();
-        let (began, automaton) = (*at, quiet.automaton);
+        let (mut began, automaton) = (*at, quiet.automaton);
         let mode = long.then(|| recall.mode(quiet.searched.map(|searched| searched.rules))).flatten();
         let mut here =
-            Level { object, state: quiet.state, elements: 0, key: (0, 0), cursor: Cursor::default() };
+            Level { object, state: quiet.state, elements: 0, from: 0, key: 0, cursor: Cursor::default() };
         let mut member = None;
         'values: loop {
             if let Some(mode) = mode {
@@ -159,24 +169,30 @@ impl Skimmer {
                 let place = Place { state: here.state, object: here.object, mode, room };
                 if let Some(followed) = recall.follow(&mut here.cursor, place, chunk, *at) {
                     here.elements = here.elements.wrapping_add(followed.members);
+                    if followed.read {
+                        // What is learnt has been passed over here.
+                        recall.learn(chunk, began..*at, automaton);
+                        began = *at + followed.bytes;
+                    }
                     *at += followed.bytes;
                     upcoming = if followed.comma { Upcoming::Another } else { Upcoming::Next };
                 }
             }
             if upcoming != Upcoming::Next {
-                let (mut start, mut key, mut state) = (*at, (0, 0), automaton.element(here.state));
+                let (from, mut start, mut key) = (*at, *at, 0);
+                let mut state = automaton.element(here.state);
                 if here.object {
                     let Some(end) = string(chunk, *at, stops).filter(|end| chunk.get(*end) == Some(&b':'))
                     else {
                         break;
                     };
                     start = end + 1;
-                    key = (*at + 1, end - *at - 2);
-                    if key.1 > bounds.key {
+                    key = end - from - 2;
+                    if key > bounds.key {
                         break;
                     }
-                    state = automaton.member(here.state, &chunk[key.0..key.0 + key.1]);
-                    member = Some(Member { key, state });
+                    state = automaton.member(here.state, &chunk[from + 1..from + 1 + key]);
+                    member = Some(Member { key: (from + 1, key), state });
                 }
                 if !quiet.may_pass(state) {
                     break;
@@ -193,7 +209,8 @@ impl Skimmer {
                 here.cursor = next;
                 if let Value::Container = value {
                     levels.push(here);
-                    here = Level { object: chunk[start] == b'{', state, elements: 0, key, cursor: child };
+                    let object = chunk[start] == b'{';
+                    here = Level { object, state, elements: 0, from, key, cursor: child };
                     upcoming = Upcoming::First;
                     if !matches!(chunk.get(*at), Some(b'}' | b']')) {
                         continue;

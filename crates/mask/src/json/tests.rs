@@ -97,6 +97,78 @@ fn what_comes_again_is_compared_in_each_chunk() {
     assert_eq!(without_digits(&mask(&scope, &parts).unwrap().0), expected);
 }
 
+/// Each time the second one is the first one again, but for what stands around what is the same.
+#[test]
+fn what_came_to_nothing_is_read_again_where_something_else_is_around_it() {
+    let everywhere = RequestInfo { namespace: String::new(), verb: "list".into(), ..resource("", "pods") };
+    let check_pair = |yaml: &str, first: &str, second: &str, expected: &str| {
+        let pods = scope(yaml, &everywhere);
+        let list = |items: &[&str]| format!(r#"{{"x":"a","items":[{}]}}"#, items.join(","));
+        let came = list(&[first, second, first, second, first]);
+        check(&pods, &came, &list(&[first, expected, first, expected, first]));
+    };
+    let data = r#""data":{"a":{"long":"enough to be remembered"}}"#;
+    let object = |around: &str| format!("{{{around},{data}}}");
+    let replaced = |object: &str, token: &str| object.replace("enough to be remembered", token);
+    let check_object = |yaml: &str, first: &str, second: &str| {
+        let (first, second) = (object(first), object(second));
+        check_pair(yaml, &first, &second, &replaced(&second, "masked:r:#"));
+    };
+    // The object's kind, name, labels or type.
+    check_object(
+        "{packs: [], rules: [{name: r, kinds: [Secret], paths: ['data.a.long']}]}",
+        r#""kind":"ConfigMap""#,
+        r#""kind":"Secret""#,
+    );
+    check_object(
+        "{packs: [], rules: [{name: r, kinds: [Secret], whenUnknown: pass, paths: ['data.a.long']}]}",
+        r#""kind":"ConfigMap""#,
+        r#""kind":"Secret""#,
+    );
+    for (subject, first, second) in [
+        ("namespaces: [b]", r#"{"namespace":"a"}"#, r#"{"namespace":"b"}"#),
+        ("names: [b]", r#"{"name":"a"}"#, r#"{"name":"b"}"#),
+        (
+            "labels: {a: b}",
+            r#"{"labels":{"long":"a text of its own"}}"#,
+            r#"{"labels":{"long":"a text of its own","a":"b"}}"#,
+        ),
+        (
+            "labels: {a: b}",
+            r#"{"annotations":{"a":"b","long":"enough"}}"#,
+            r#"{"labels":{"a":"b","long":"a text of its own"}}"#,
+        ),
+    ] {
+        let yaml = format!(
+            "{{packs: [], rules: [{{name: r, resources: ['*'], for: {{ {subject} }}, paths: ['data.a.long']}}]}}"
+        );
+        check_object(&yaml, &format!(r#""metadata":{first}"#), &format!(r#""metadata":{second}"#));
+    }
+    // What stands beside a container.
+    let yaml = "{packs: [], rules: [{name: r, resources: ['*'], paths: ['data'], where: {sibling: name, matches: [b]}}]}";
+    check_object(yaml, r#""name":"a""#, r#""name":"b""#);
+    // The list that an item is in.
+    let list = |kind: &str| format!(r#"{{"kind":"{kind}List","items":[{{{data}}}]}}"#);
+    for unknown in ["hold", "pass"] {
+        let yaml = format!(
+            "{{packs: [], rules: [{{name: r, kinds: [Secret], whenUnknown: {unknown}, paths: ['data.a.long']}}]}}"
+        );
+        let (first, second) = (list("ConfigMap"), list("Secret"));
+        check_pair(&yaml, &first, &second, &replaced(&second, "masked:r:#"));
+    }
+    // What an object has said of itself is not taken back without a word.
+    let yaml = "{packs: [], rules: [{name: r, resources: ['*'], for: {labels: {a: b}}, paths: [data]}]}";
+    let said = r#""metadata":{"annotations":{"long":"enough to be remembered"}}"#;
+    let list = format!(
+        r#"{{"x":"a","items":[{{{said}}},{{{said}}},{{{said},"data":"y","metadata":{{"labels":{{"a":"b"}}}}}}]}}"#
+    );
+    let pods = scope(yaml, &everywhere);
+    let bytes: Vec<&[u8]> = list.as_bytes().chunks(1).collect();
+    assert_eq!(mask(&pods, &bytes), Err(MaskErrorKind::Ambiguous));
+    let (head, items) = list.as_bytes().split_at(8);
+    assert_eq!(mask(&pods, &[head, items]), Err(MaskErrorKind::Ambiguous));
+}
+
 #[test]
 fn secrets_are_masked_wherever_the_answer_holds_them() {
     let secrets = scope("{}", &resource("", "secrets"));

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     detect::{Detector, DetectorSet},
-    token::{self, MaskKey},
+    token::{self, Fingerprint, MaskKey},
 };
 
 /// Who asks, as far as is known. Whoever is unknown is nobody's exception; a verdict that names rule sets selects those, and
@@ -382,8 +382,8 @@ impl Scope {
         [b"name".as_slice(), &self.bound.place[..], named].join(&0).into()
     }
 
-    /// The text of a token for a value with this digest.
-    pub(crate) fn token(&self, rule: RuleId, binding: &[u8], path: &[u8], value: &[u8; 32]) -> String {
+    /// The text of a token for a value with this fingerprint.
+    fn token(&self, rule: RuleId, binding: &[u8], path: &[u8], value: &Fingerprint) -> String {
         let name = self.name(rule);
         let (binding, path) = match self.rules.0.rules[rule as usize].compares_everywhere() {
             false if self.incomparable => return token::token(name, "redacted"),
@@ -391,11 +391,11 @@ impl Scope {
             false => (binding, path),
         };
         let key = self.key.as_deref().unwrap_or(self.rules.key());
-        let digits = key.digits(&[b"value", name.as_bytes(), binding, path, value]);
+        let digits = key.digits(&[b"value", name.as_bytes(), binding, path, value.bytes()]);
         token::token(name, digits.as_str())
     }
 
-    /// What a string is replaced with, where the digest or text that the action needs is at hand. Of what is `base64` it is what
+    /// What a string is replaced with, where the fingerprint or text that the action needs is at hand. Of what is `base64` it is what
     /// the base64 is to stand for.
     pub(crate) fn replacement(
         &self,
@@ -408,9 +408,10 @@ impl Scope {
         Some(match (self.action(rule), value) {
             (Action::Drop, _) => return None,
             (Action::Redact, _) => token::token(self.name(rule), "redacted"),
-            (Action::Hash, value) => self.token(rule, binding, path, &value.digest()),
+            (Action::Hash, Value::Fingerprint(value)) => self.token(rule, binding, path, value),
+            (Action::Hash, Value::Text(text)) => self.token(rule, binding, path, &Fingerprint::of(text)),
             (Action::Partial, Value::Text(text)) => self.partial(rule, base64, text),
-            (Action::Partial, Value::Digest(_)) => self.partial(rule, base64, b""),
+            (Action::Partial, Value::Fingerprint(_)) => self.partial(rule, base64, b""),
         })
     }
 
@@ -431,21 +432,8 @@ impl fmt::Debug for Scope {
 /// What is known of a value that is replaced.
 #[derive(Clone, Copy)]
 pub(crate) enum Value<'a> {
-    Digest(&'a [u8; 32]),
+    Fingerprint(&'a Fingerprint),
     Text(&'a [u8]),
-}
-
-impl Value<'_> {
-    fn digest(self) -> [u8; 32] {
-        match self {
-            Self::Digest(digest) => *digest,
-            Self::Text(text) => {
-                let mut digest = token::ValueDigest::default();
-                digest.update(text);
-                digest.finish()
-            }
-        }
-    }
 }
 
 #[cfg(test)]
