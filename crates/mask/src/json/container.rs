@@ -48,6 +48,7 @@ impl Core {
                     decided |= list != 0;
                 }
                 Accept::Metadata => {
+                    // What is said in it is said of the object around it.
                     frame.metadata = true;
                     frame.from = NOWHERE;
                 }

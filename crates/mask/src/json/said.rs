@@ -22,10 +22,7 @@ impl Core {
             let holds = too_long || self.memo.holds(clause, said, ask);
             consistent &= self.frames.facts_mut(parent).say_clause(clause, holds);
         }
-        if captures.column {
-            self.frames.touch_all();
-            consistent &= self.name_column(parent, said);
-        }
+        consistent &= !captures.column || self.name_column(parent, said);
         if !consistent {
             return Err(MaskErrorKind::Ambiguous);
         }
@@ -61,7 +58,6 @@ impl Core {
         if self.frames.facts(object).metadata_done && self.frames.facts(object).consulted {
             return Err(MaskErrorKind::Ambiguous);
         }
-        self.frames.touch(object);
         let names = &mut self.frames.facts_mut(object).names;
         let field = match (uid, namespace) {
             (true, _) => &mut names.uid,
