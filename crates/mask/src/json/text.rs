@@ -49,6 +49,9 @@ impl StringScan {
         content: &mut C,
     ) -> Result<bool, MaskErrorKind> {
         self.complete_partial(chunk, at, content)?;
+        if !self.wanted && self.escape == Escape::None && self.high.is_none() {
+            pass_over_escapes(chunk, at, stops);
+        }
         while *at < chunk.len() {
             if self.escape != Escape::None {
                 self.escaped(chunk[*at], content)?;
@@ -177,6 +180,15 @@ impl StringScan {
             Some(_) => self.take("\u{fffd}".as_bytes(), content),
             None => Ok(()),
         }
+    }
+}
+
+/// Passes over the text of a string that nobody wants, as long as it is ASCII and its escapes are plain.
+fn pass_over_escapes(chunk: &[u8], at: &mut usize, stops: &mut Stops) {
+    while let (end, true) = stops.next(chunk, *at)
+        && let Some([b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't']) = chunk.get(end..end + 2)
+    {
+        *at = end + 2;
     }
 }
 
