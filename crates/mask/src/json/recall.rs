@@ -105,6 +105,8 @@ pub(super) struct Recall {
     modes: Vec<Option<RuleBits>>,
     /// Those that came last, by their first bytes.
     wholes: Vec<Option<Whole>>,
+    /// In containers of which states there are any, a bit for each state modulo 64.
+    whole_states: u64,
     /// Where in the chunk something came again: how far that was from where it is remembered, and up to where it is the same.
     same: (usize, usize),
     /// Where in the chunk something came first, since it was last learnt, that is not remembered.
@@ -159,7 +161,7 @@ impl Recall {
     /// How long the whole member or element is that begins here, and that came before.
     #[inline]
     fn whole(&self, place: Place, rest: &[u8]) -> Option<usize> {
-        let first = rest.first_chunk()?;
+        let first = rest.first_chunk().filter(|_| self.whole_states & state_bit(place.state) != 0)?;
         let known = self.wholes.get(whole_slot(place.state, first))?.as_ref()?;
         let length = known.text.len();
         let ends = matches!(rest.get(length), Some(b',' | b'}' | b']'));
@@ -176,6 +178,7 @@ impl Recall {
         if self.wholes.is_empty() {
             self.wholes.resize_with(WHOLES, || None);
         }
+        self.whole_states |= state_bit(place.state);
         self.passed += text.len();
         let known = &mut self.wholes[whole_slot(place.state, first)];
         let known = known.get_or_insert_with(|| Whole { place, text: Vec::new() });
@@ -252,6 +255,7 @@ impl Recall {
                 self.marks.clear();
                 self.slots.clear();
                 self.wholes.clear();
+                self.whole_states = 0;
                 self.forget_chunk();
                 self.rest = REST;
             }
@@ -348,6 +352,11 @@ impl Recall {
 fn slot(state: StateId, first: &[u8; 8]) -> usize {
     let mixed = (u64::from_le_bytes(*first) ^ u64::from(state)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 53) as usize % SLOTS
+}
+
+#[inline]
+fn state_bit(state: StateId) -> u64 {
+    1 << (state % 64)
 }
 
 /// More is looked at of what was read, so that it is found among others like it.
