@@ -222,8 +222,21 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 /// `masked:<rule>:<what>`.
 pub(crate) fn token(rule: &str, what: &str) -> String {
-    ["masked:", rule, ":", what].concat()
+    let mut token = String::new();
+    write_token(&mut token, rule, what);
+    token
 }
+
+/// Writes that instead of what was there before.
+pub(crate) fn write_token(token: &mut String, rule: &str, what: &str) {
+    token.clear();
+    token.reserve("masked::".len() + rule.len() + what.len());
+    token.push_str("masked:");
+    token.push_str(rule);
+    token.push(':');
+    token.push_str(what);
+}
+
 /// How every token looks, whichever rule and key made it: rules are renamed and keys rotated, masks stay masks.
 static TOKEN: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"masked:[a-z0-9][a-z0-9-]{0,62}:(?:[0-9a-f]{16}|redacted|\*{4})").ok());

@@ -245,30 +245,32 @@ impl Core {
                 self.count(candidate.rule, 1);
                 self.note(candidate.rule, &waiting.path);
                 let path = &waiting.path[candidate.path_from..];
-                Some(self.replacement(candidate, waiting.scalar, &waiting.kept, path))
+                let mut token = String::new();
+                Some(self.replacement(candidate, waiting.scalar, &waiting.kept, path, &mut token))
             }
-            Fate::Document => self.document(&waiting),
-            Fate::Search => self.search(&waiting),
+            Fate::Document => self.document(&waiting).map(Bytes::from),
+            Fate::Search => self.search(&waiting).map(Bytes::from),
         };
         match replaced {
-            Some(text) => vec![Piece::Replacement(Bytes::from(text))],
+            Some(text) => vec![Piece::Replacement(text)],
             None => original(waiting),
         }
     }
 
-    /// What stands in a value's place, as JSON.
+    /// What stands in a value's place, as JSON. `token` is for its text.
     pub(super) fn replacement(
         &self,
         candidate: &Candidate,
         scalar: Option<Scalar>,
         kept: &Kept,
         path: &[u8],
-    ) -> String {
+        token: &mut String,
+    ) -> Bytes {
         match scalar {
-            _ if self.scope.action(candidate.rule) == Action::Drop => "null".to_owned(),
-            Some(Scalar::Number) => "0".to_owned(),
-            Some(Scalar::Bool) => "false".to_owned(),
-            Some(Scalar::Null) => "null".to_owned(),
+            _ if self.scope.action(candidate.rule) == Action::Drop => Bytes::from_static(b"null"),
+            Some(Scalar::Number) => Bytes::from_static(b"0"),
+            Some(Scalar::Bool) => Bytes::from_static(b"false"),
+            Some(Scalar::Null) => Bytes::from_static(b"null"),
             None => {
                 let value = match kept {
                     Kept::Nothing => Value::Text(b""),
@@ -276,16 +278,12 @@ impl Core {
                     Kept::Text(text) => Value::Text(text),
                 };
                 let binding = candidate.bound.as_deref().unwrap_or_default();
-                match self.scope_for(candidate.cell).replacement(
-                    candidate.rule,
-                    candidate.base64,
-                    binding,
-                    path,
-                    value,
-                ) {
-                    Some(text) if candidate.base64 => in_base64(&text),
-                    Some(text) => escape(&text),
-                    None => "null".to_owned(),
+                let Candidate { rule, base64, .. } = *candidate;
+                let scope = self.scope_for(candidate.cell);
+                match scope.write_replacement(rule, base64, binding, path, value, token) {
+                    true if base64 => in_base64(token).into(),
+                    true => escape(token).into(),
+                    false => Bytes::from_static(b"null"),
                 }
             }
         }
@@ -330,9 +328,11 @@ impl Core {
         self.count(nested.rule, 1);
         self.note(nested.rule, &waiting.path);
         let path = &waiting.path[nested.path_from..];
-        self.scope_for(nested.cell)
-            .replacement(nested.rule, false, &binding, path, Value::Text(text))
-            .map_or(Some("null".to_owned()), |text| Some(escape(&text)))
+        let (scope, mut token) = (self.scope_for(nested.cell), String::new());
+        match scope.write_replacement(nested.rule, false, &binding, path, Value::Text(text), &mut token) {
+            true => Some(escape(&token)),
+            false => Some("null".to_owned()),
+        }
     }
 
     /// Replaces what detectors find in a string.

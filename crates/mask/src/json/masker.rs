@@ -163,6 +163,8 @@ pub(super) struct Core {
     pub(super) memo: Memo,
     /// What a value that only says something about its object says.
     said: Vec<u8>,
+    /// For the text of a token.
+    token: String,
     /// The state of the next value: set by its key, or by the array.
     next_state: StateId,
     in_array: bool,
@@ -193,6 +195,7 @@ impl Core {
             searched_for: 0,
             memo: Memo::default(),
             said: Vec::new(),
+            token: String::new(),
             next_state: Automaton::<Accept>::ROOT,
             in_array: false,
             quiet: None,
@@ -492,13 +495,15 @@ impl Core {
     /// The value is certainly masked: nothing has to be kept for a decision.
     fn replace_leaf(&mut self, need: NeedState) {
         self.frames.write_path(&self.chunk);
+        let mut token = std::mem::take(&mut self.token);
         let Some(candidate) = self.leaf.candidates.first() else { return };
         let path = &self.frames.path()[self.frames.path_len(candidate.anchor)..];
-        let masked = self.replacement(candidate, self.leaf.scalar, &need.into(), path);
+        let masked = self.replacement(candidate, self.leaf.scalar, &need.into(), path, &mut token);
         let rule = candidate.rule;
+        self.token = token;
         self.count(rule, 1);
         self.note_current(rule);
-        self.emit(Piece::Replacement(masked.into()));
+        self.emit(Piece::Replacement(masked));
     }
 
     fn decide_leaf(&mut self, need: NeedState) {

@@ -206,11 +206,11 @@ fn plain_escape(byte: u8) -> Option<u8> {
 }
 
 /// Writes `text`, in base64, as a JSON string, quotes included.
-pub(super) fn in_base64(text: &str) -> String {
-    let mut json = String::with_capacity(text.len().div_ceil(3) * 4 + 2);
-    json.push('"');
-    STANDARD.encode_string(text, &mut json);
-    json.push('"');
+pub(super) fn in_base64(text: &str) -> Vec<u8> {
+    let length = text.len().div_ceil(3) * 4;
+    let mut json = vec![b'"'; length + 2];
+    // There is as much room as it takes.
+    let _ = STANDARD.encode_slice(text, &mut json[1..=length]);
     json
 }
 

@@ -56,7 +56,9 @@ impl TextPlan {
     fn value(&mut self, rule: RuleId, secret: &[u8]) -> String {
         self.count(rule);
         let value = Value::Text(secret);
-        self.scope.replacement(rule, false, &self.binding, b"text", value).unwrap_or_default()
+        let mut token = String::new();
+        self.scope.write_replacement(rule, false, &self.binding, b"text", value, &mut token);
+        token
     }
 
     pub(crate) fn looks_for(&self, detector: Detector) -> bool {

@@ -382,37 +382,48 @@ impl Scope {
         [b"name".as_slice(), &self.bound.place[..], named].join(&0).into()
     }
 
-    /// The text of a token for a value with this fingerprint.
-    fn token(&self, rule: RuleId, binding: &[u8], path: &[u8], value: &Fingerprint) -> String {
+    /// Writes the text of a token for a value with this fingerprint.
+    fn write_token(
+        &self,
+        rule: RuleId,
+        binding: &[u8],
+        path: &[u8],
+        value: &Fingerprint,
+        token: &mut String,
+    ) {
         let name = self.name(rule);
         let (binding, path) = match self.rules.0.rules[rule as usize].compares_everywhere() {
-            false if self.incomparable => return token::token(name, "redacted"),
+            false if self.incomparable => return token::write_token(token, name, "redacted"),
             true => (&b""[..], &b""[..]),
             false => (binding, path),
         };
         let key = self.key.as_deref().unwrap_or(self.rules.key());
         let digits = key.digits(&[b"value", name.as_bytes(), binding, path, value.bytes()]);
-        token::token(name, digits.as_str())
+        token::write_token(token, name, digits.as_str());
     }
 
-    /// What a string is replaced with, where the fingerprint or text that the action needs is at hand. Of what is `base64` it is what
-    /// the base64 is to stand for.
-    pub(crate) fn replacement(
+    /// Writes what a string is replaced with, where the fingerprint or text that the action needs is at hand. Of what is `base64` it is
+    /// what the base64 is to stand for. False if nothing stands in its place.
+    pub(crate) fn write_replacement(
         &self,
         rule: RuleId,
         base64: bool,
         binding: &[u8],
         path: &[u8],
         value: Value<'_>,
-    ) -> Option<String> {
-        Some(match (self.action(rule), value) {
-            (Action::Drop, _) => return None,
-            (Action::Redact, _) => token::token(self.name(rule), "redacted"),
-            (Action::Hash, Value::Fingerprint(value)) => self.token(rule, binding, path, value),
-            (Action::Hash, Value::Text(text)) => self.token(rule, binding, path, &Fingerprint::of(text)),
-            (Action::Partial, Value::Text(text)) => self.partial(rule, base64, text),
-            (Action::Partial, Value::Fingerprint(_)) => self.partial(rule, base64, b""),
-        })
+        token: &mut String,
+    ) -> bool {
+        match (self.action(rule), value) {
+            (Action::Drop, _) => return false,
+            (Action::Redact, _) => token::write_token(token, self.name(rule), "redacted"),
+            (Action::Hash, Value::Fingerprint(value)) => self.write_token(rule, binding, path, value, token),
+            (Action::Hash, Value::Text(text)) => {
+                self.write_token(rule, binding, path, &Fingerprint::of(text), token);
+            }
+            (Action::Partial, Value::Text(text)) => *token = self.partial(rule, base64, text),
+            (Action::Partial, Value::Fingerprint(_)) => *token = self.partial(rule, base64, b""),
+        }
+        true
     }
 
     fn partial(&self, rule: RuleId, base64: bool, text: &[u8]) -> String {
