@@ -1,9 +1,10 @@
 //! What has been passed over before. The items of a list are alike: most of each is, byte for byte, what stood in one before it, with
 //! the same rules about it. What was passed over once is passed over again for the price of a comparison.
 //!
-//! **Invariant.** Nothing is passed over here that [`Skimmer`](super::skim::Skimmer) has not passed over before just as it stands: the same
-//! bytes, whole members or elements of a container and the commas behind them, in a container of the same state, searched by the same
-//! rules, with no less room for containers in it. Where that is looked for is a guess; a wrong one costs time and nothing else.
+//! **Invariant.** Nothing is passed over here that has not been passed over by [`Skimmer`](super::skim::Skimmer) before just as it stands, or
+//! been read by the masker, which said that nothing comes of it wherever it comes again: the same bytes, whole members or elements of a
+//! container and the commas behind them, in a container of the same state, searched by the same rules, with no less room for containers in
+//! it. Where that is looked for is a guess; a wrong one costs time and nothing else.
 
 use wide::u8x16;
 
